@@ -1,0 +1,11 @@
+//! The key-value store as its users see it: data model, interfaces, service, client library.
+//!
+//! The service turns requests into Raft proposals and reads; it knows the leader and forwards to it.
+//! It must never answer a write before a quorum has it on disk, and never wait without a bound.
+
+#[cfg(feature = "net")]
+pub mod client;
+pub mod forward;
+pub mod interface;
+pub mod service;
+pub mod types;

@@ -1,0 +1,36 @@
+//! The two interfaces that a control backend implements and that the HTTP API consumes.
+
+use async_trait::async_trait;
+
+use super::types::{
+    ClusterError, ClusterStatus, Command, KvError, MembershipChange, MembershipChanged, Peer, ReadReply,
+    ReadRequest, WriteReply,
+};
+
+/// Forms the cluster and changes who belongs to it. Every call ends within
+/// [`crate::limits::MEMBERSHIP_TIMEOUT_MS`].
+#[async_trait]
+pub trait ClusterController: Send + Sync + 'static {
+    /// Makes a new cluster of this node alone. Others join it as learners.
+    async fn init(&self) -> Result<ClusterStatus, ClusterError>;
+
+    /// Adds a node without a vote and waits until it has caught up.
+    async fn add_learner(&self, peer: Peer) -> Result<MembershipChanged, ClusterError>;
+
+    /// Changes voters and members.
+    async fn change_membership(&self, change: MembershipChange) -> Result<MembershipChanged, ClusterError>;
+
+    /// The cluster as this node sees it, at once and without asking others.
+    fn status(&self) -> ClusterStatus;
+}
+
+/// Reads and writes. Every member takes every call; each ends within
+/// [`crate::limits::REQUEST_TIMEOUT_MS`].
+#[async_trait]
+pub trait KeyValueStore: Send + Sync + 'static {
+    /// Runs a command once a quorum has it on disk.
+    async fn write(&self, command: Command) -> Result<WriteReply, KvError>;
+
+    /// Reads a range.
+    async fn read(&self, request: ReadRequest) -> Result<ReadReply, KvError>;
+}

@@ -1,0 +1,21 @@
+//! The data model: what is stored, sent and answered. No logic beyond parsing and validation.
+//!
+//! Everything here that derives `Serialize` and is part of a [`Command`] stands in logs and
+//! snapshots on disk: fields are never reordered or removed, new variants go to the end.
+
+mod cluster;
+mod command;
+mod error;
+mod key;
+mod node;
+mod read;
+
+pub use cluster::{ClusterStatus, Member, MembershipChange, MembershipChanged, NodeState, Peer, Role};
+pub use command::{
+    Command, Compare, CompareOp, CompareTarget, OpResult, SessionId, SessionTag, Txn, TxnOp, WriteOp,
+    WriteReply,
+};
+pub use error::{ClusterError, KvError, LeaderHint};
+pub use key::{Key, KeyValue, Revision, Value};
+pub use node::{ClusterId, NodeId, NodeInfo, ParseNodeIdError, ParsePublicKeyError, PublicKey};
+pub use read::{Consistency, KeyRange, RangeReply, ReadReply, ReadRequest, Staleness};

@@ -1,0 +1,144 @@
+//! The cluster as an operator sees it: members, roles, progress, and changes to them.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{ClusterId, NodeId, NodeInfo, Revision};
+
+/// A node that can be talked to: what a ticket holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// The node's id.
+    pub node_id: NodeId,
+    /// Its key and addresses.
+    #[serde(flatten)]
+    pub info: NodeInfo,
+}
+
+/// A member's part in the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Voter that leads.
+    Leader,
+    /// Voter that follows.
+    Follower,
+    /// Voter that stands for election.
+    Candidate,
+    /// Replicates without a vote.
+    Learner,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Leader => "leader",
+            Self::Follower => "follower",
+            Self::Candidate => "candidate",
+            Self::Learner => "learner",
+        })
+    }
+}
+
+/// What a node can do right now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeState {
+    /// It belongs to no cluster yet and waits for `init`, or for a leader that adds it.
+    WaitingForInit,
+    /// It replays its log after a start.
+    Recovering,
+    /// It knows no leader that a quorum follows: reads and writes must wait.
+    NoLeader,
+    /// It serves.
+    Serving,
+    /// It stops.
+    Stopping,
+}
+
+impl NodeState {
+    /// The state as a word, the same as in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::WaitingForInit => "waiting_for_init",
+            Self::Recovering => "recovering",
+            Self::NoLeader => "no_leader",
+            Self::Serving => "serving",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+/// One member as another node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its id.
+    pub node_id: NodeId,
+    /// Its part, as far as the answering node knows.
+    pub role: Role,
+    /// Its key and addresses.
+    #[serde(flatten)]
+    pub info: NodeInfo,
+    /// The last log index known to be on its disk; only a leader knows.
+    pub matched_index: Option<u64>,
+    /// Time since the leader last heard from it, in milliseconds; only a leader knows.
+    pub last_heard_ms: Option<u64>,
+}
+
+/// The cluster as one node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// The answering node.
+    pub node_id: NodeId,
+    /// Its cluster, once it belongs to one.
+    pub cluster_id: Option<ClusterId>,
+    /// What it can do.
+    pub state: NodeState,
+    /// The state in a sentence, with what to do where something is to be done.
+    pub detail: String,
+    /// Its part.
+    pub role: Role,
+    /// The current term.
+    pub term: u64,
+    /// The leader that it follows, or itself.
+    pub leader: Option<NodeId>,
+    /// The store's revision on this node.
+    pub revision: Revision,
+    /// The oldest revision that can still be read on this node.
+    pub compacted_revision: Revision,
+    /// Last index of its log.
+    pub last_log_index: Option<u64>,
+    /// Last index that it knows to be committed.
+    pub committed_index: Option<u64>,
+    /// Last index that it has applied.
+    pub applied_index: Option<u64>,
+    /// Last index in its newest snapshot.
+    pub snapshot_index: Option<u64>,
+    /// Last index purged from its log.
+    pub purged_index: Option<u64>,
+    /// All members, by id.
+    pub members: Vec<Member>,
+}
+
+/// A change to who belongs to the cluster and who votes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MembershipChange {
+    /// The voters afterwards. Each must be a member already; a voter that is not named becomes a
+    /// learner. Absent: the voters stay, less those that are removed.
+    pub voters: Option<BTreeSet<NodeId>>,
+    /// Members that leave the cluster altogether.
+    pub remove: BTreeSet<NodeId>,
+}
+
+/// The membership after a change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MembershipChanged {
+    /// Who votes now.
+    pub voters: BTreeSet<NodeId>,
+    /// Who replicates without a vote.
+    pub learners: BTreeSet<NodeId>,
+    /// The log index of the change.
+    pub log_index: u64,
+}

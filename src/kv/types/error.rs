@@ -1,0 +1,292 @@
+//! Errors of the two interfaces. Each has a stable code, a sentence, and what to do about it.
+//!
+//! They travel between nodes, so new variants go to the end.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{NodeId, Revision};
+
+/// Where the leader is, as far as the answering node knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaderHint {
+    /// The leader's id.
+    pub node_id: NodeId,
+    /// Where its HTTP API listens.
+    pub http_addr: Option<SocketAddr>,
+}
+
+/// Why a read or a write failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum KvError {
+    /// A key of no bytes.
+    #[error("the key is empty")]
+    EmptyKey,
+    /// A key, prefix or bound over the limit.
+    #[error("the key has {bytes} bytes, more than the {max_bytes} that a key may have")]
+    KeyTooLarge {
+        /// Its length.
+        bytes: usize,
+        /// The limit.
+        max_bytes: usize,
+    },
+    /// A value over the limit.
+    #[error("the value has {bytes} bytes, more than the {max_bytes} that a value may have")]
+    ValueTooLarge {
+        /// Its length.
+        bytes: usize,
+        /// The limit.
+        max_bytes: usize,
+    },
+    /// Too many comparisons or operations in a transaction.
+    #[error("the transaction has {ops} operations in one list, more than the {max_ops} allowed")]
+    TooManyOps {
+        /// How many.
+        ops: usize,
+        /// The limit.
+        max_ops: usize,
+    },
+    /// The command as a whole is over the limit.
+    #[error("the write has {bytes} bytes in all, more than the {max_bytes} that one write may have")]
+    CommandTooLarge {
+        /// Its encoded length.
+        bytes: usize,
+        /// The limit.
+        max_bytes: usize,
+    },
+    /// Session sequences start at 1.
+    #[error("the session's sequence is 0; sequences start at 1")]
+    ZeroSequence,
+    /// A sequence below the session's last one.
+    #[error(
+        "the session has applied sequence {last}, so {sequence} is from the past and was not applied again"
+    )]
+    SequenceTooOld {
+        /// The sequence sent.
+        sequence: u64,
+        /// The last one applied.
+        last: u64,
+    },
+    /// The session may have been forgotten, so the write may be a retry.
+    #[error(
+        "the session is not known, and sessions up to revision {forgotten} were forgotten: this write may have been applied before"
+    )]
+    SessionExpired {
+        /// A write whose `since` is at least this is taken as new.
+        forgotten: Revision,
+    },
+    /// A read of a revision whose history is gone.
+    #[error("revision {requested} is compacted; the oldest that can be read is {compacted}")]
+    Compacted {
+        /// The revision asked for.
+        requested: Revision,
+        /// The oldest readable one.
+        compacted: Revision,
+    },
+    /// A read of, or compaction to, a revision that is not there yet.
+    #[error("revision {requested} is in the future; the newest is {current}")]
+    FutureRevision {
+        /// The revision asked for.
+        requested: Revision,
+        /// The newest one.
+        current: Revision,
+    },
+    /// This node could not reach the leader, but the caller may.
+    #[error("this node is not the leader and could not forward the request to it: {reason}")]
+    NotLeader {
+        /// The leader.
+        leader: LeaderHint,
+        /// Why forwarding failed.
+        reason: String,
+    },
+    /// No leader with a quorum showed up in time.
+    #[error("no leader with a quorum behind it within {waited_ms} ms: {reason}")]
+    NoQuorum {
+        /// How long the request waited.
+        waited_ms: u64,
+        /// What was seen last.
+        reason: String,
+    },
+    /// The write was proposed, but its outcome was not learnt in time.
+    #[error("no answer within {waited_ms} ms: the write may or may not take effect")]
+    OutcomeUnknown {
+        /// How long the request waited.
+        waited_ms: u64,
+    },
+    /// The node belongs to no cluster.
+    #[error("the node belongs to no cluster yet")]
+    NotInitialized,
+    /// The node replays its log.
+    #[error("the node is still replaying its log after a start")]
+    Recovering,
+    /// Too many requests at once.
+    #[error("the node has {in_work} requests in work, the most it takes")]
+    Overloaded {
+        /// How many are in work.
+        in_work: usize,
+    },
+    /// The node stops, or a part of it failed for good.
+    #[error("the node is stopping: {reason}")]
+    Stopping {
+        /// Why.
+        reason: String,
+    },
+    /// The state could not be read.
+    #[error("reading the state failed: {reason}")]
+    Storage {
+        /// The error of the storage engine.
+        reason: String,
+    },
+    /// The chosen control backend has no such operation.
+    #[error("the control backend '{backend}' has no {operation}")]
+    UnsupportedByBackend {
+        /// The backend.
+        backend: String,
+        /// The operation.
+        operation: String,
+    },
+}
+
+impl KvError {
+    /// The error's stable name, for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::EmptyKey => "empty_key",
+            Self::KeyTooLarge { .. } => "key_too_large",
+            Self::ValueTooLarge { .. } => "value_too_large",
+            Self::TooManyOps { .. } => "too_many_ops",
+            Self::CommandTooLarge { .. } => "command_too_large",
+            Self::ZeroSequence => "zero_sequence",
+            Self::SequenceTooOld { .. } => "sequence_too_old",
+            Self::SessionExpired { .. } => "session_expired",
+            Self::Compacted { .. } => "compacted",
+            Self::FutureRevision { .. } => "future_revision",
+            Self::NotLeader { .. } => "not_leader",
+            Self::NoQuorum { .. } => "no_quorum",
+            Self::OutcomeUnknown { .. } => "outcome_unknown",
+            Self::NotInitialized => "not_initialized",
+            Self::Recovering => "recovering",
+            Self::Overloaded { .. } => "overloaded",
+            Self::Stopping { .. } => "stopping",
+            Self::Storage { .. } => "storage",
+            Self::UnsupportedByBackend { .. } => "unsupported_by_backend",
+        }
+    }
+
+    /// What the caller can do.
+    pub fn action(&self) -> &'static str {
+        match self {
+            Self::EmptyKey => "send a key of at least one byte",
+            Self::KeyTooLarge { .. } => "shorten the key",
+            Self::ValueTooLarge { .. } => "split the value over several keys",
+            Self::TooManyOps { .. } | Self::CommandTooLarge { .. } => "split the write into smaller ones",
+            Self::ZeroSequence => "number the session's writes from 1",
+            Self::SequenceTooOld { .. } => "use a new sequence for a new write",
+            Self::SessionExpired { .. } => {
+                "if this write was never sent before, send it with `since` set to a revision read just now; otherwise read the keys to see whether it took effect"
+            }
+            Self::Compacted { .. } => "read a newer revision",
+            Self::FutureRevision { .. } => "name a revision that exists",
+            Self::NotLeader { .. } => "send the request to the leader, or try again",
+            Self::NoQuorum { .. } => {
+                "check that a majority of the voters runs and can reach each other, then try again"
+            }
+            Self::OutcomeUnknown { .. } => {
+                "send it again with the same session and sequence, or read the keys to see whether it took effect"
+            }
+            Self::NotInitialized => "POST /init here, or add this node to a cluster from one of its members",
+            Self::Recovering | Self::Overloaded { .. } => "try again in a moment",
+            Self::Stopping { .. } => "use another member, or this one once it is back",
+            Self::Storage { .. } => "look at the node's log and its disk",
+            Self::UnsupportedByBackend { .. } => "use the control backend 'raft' for it",
+        }
+    }
+
+    /// Whether a caller that sends the request to another member, or again, may be served: the cause
+    /// lies in the cluster and not in the request.
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            Self::NotLeader { .. }
+                | Self::NoQuorum { .. }
+                | Self::OutcomeUnknown { .. }
+                | Self::NotInitialized
+                | Self::Recovering
+                | Self::Overloaded { .. }
+                | Self::Stopping { .. }
+        )
+    }
+}
+
+/// Why an operation on the cluster failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum ClusterError {
+    /// `init` on a node that belongs to a cluster.
+    #[error("node {node_id} already belongs to a cluster")]
+    AlreadyInitialized {
+        /// The node.
+        node_id: NodeId,
+    },
+    /// A node that is no member.
+    #[error("node {node_id} is no member of the cluster")]
+    UnknownNode {
+        /// The node.
+        node_id: NodeId,
+    },
+    /// A voter set without voters.
+    #[error("the change would leave the cluster without a voter")]
+    NoVoters,
+    /// A node id that another key already has.
+    #[error("node {node_id} is a member already, with another key")]
+    NodeIdTaken {
+        /// The node.
+        node_id: NodeId,
+    },
+    /// Another change is under way.
+    #[error("another change of the membership is under way")]
+    ChangeInProgress,
+    /// A new learner could not be reached.
+    #[error("node {node_id} could not be reached: {reason}")]
+    Unreachable {
+        /// The node.
+        node_id: NodeId,
+        /// What was tried.
+        reason: String,
+    },
+    /// The same conditions as for reads and writes.
+    #[error(transparent)]
+    Kv(#[from] KvError),
+}
+
+impl ClusterError {
+    /// The error's stable name, for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::AlreadyInitialized { .. } => "already_initialized",
+            Self::UnknownNode { .. } => "unknown_node",
+            Self::NoVoters => "no_voters",
+            Self::NodeIdTaken { .. } => "node_id_taken",
+            Self::ChangeInProgress => "change_in_progress",
+            Self::Unreachable { .. } => "unreachable",
+            Self::Kv(error) => error.code(),
+        }
+    }
+
+    /// What the caller can do.
+    pub fn action(&self) -> &'static str {
+        match self {
+            Self::AlreadyInitialized { .. } => "nothing is to be done; GET /cluster shows the cluster",
+            Self::UnknownNode { .. } => "add it as a learner first, with its ticket",
+            Self::NoVoters => "name at least one voter",
+            Self::NodeIdTaken { .. } => "give the new node an id of its own",
+            Self::ChangeInProgress => "wait for it to end, then try again",
+            Self::Unreachable { .. } => {
+                "check that the node runs, that its ticket is current, and that UDP gets through"
+            }
+            Self::Kv(error) => error.action(),
+        }
+    }
+}

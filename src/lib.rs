@@ -1,0 +1,38 @@
+//! Aspen: a linearizable, replicated key-value store that ships as an appliance.
+//!
+//! # Crate map
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`kv`] | the data model, the two control interfaces, the service, the client library |
+//! | [`raft`] | openraft's type configuration, construction, the actor that owns its lifecycle |
+//! | [`storage`] | log, state machine, snapshots and metadata, on redb or in memory |
+//! | `transport` | the iroh endpoint, admission, the wire protocol, openraft's network |
+//! | `api` | the HTTP interface |
+//! | `node` | identity, supervision, start and stop |
+//! | `config`, [`limits`], `telemetry`, `metrics` | settings, bounds, logs, figures |
+//!
+//! # The layer rule
+//!
+//! `bin -> node -> {api, cluster, transport} -> kv -> raft -> storage -> {kv::types, raft::types, limits}`.
+//! A layer uses only what stands to its right. `raft` never imports iroh, `storage` imports only
+//! openraft's storage traits, `api` never touches Raft. `tests/it/layers.rs` enforces the rule.
+//!
+//! Everything that opens a socket sits behind the default feature `net`.
+
+#[cfg(feature = "net")]
+pub mod api;
+#[cfg(feature = "net")]
+pub mod config;
+pub mod kv;
+pub mod limits;
+#[cfg(feature = "net")]
+pub mod metrics;
+#[cfg(feature = "net")]
+pub mod node;
+pub mod raft;
+pub mod storage;
+#[cfg(feature = "net")]
+pub mod telemetry;
+#[cfg(feature = "net")]
+pub mod transport;

@@ -1,0 +1,139 @@
+//! Every bound of Aspen, in one place, the unit last in its name.
+//!
+//! A bound says why it has its value, never who uses it. Relations between bounds are checked when
+//! the crate compiles.
+
+/// Longest key. The same as etcd's recommendation; a key is in every index page it touches.
+pub const KEY_MAX_BYTES: usize = 4 * 1024;
+
+/// Longest encoded command, all its operations together. A log entry is one redb value, and redb
+/// slows down several times per byte above this size.
+pub const COMMAND_MAX_BYTES: usize = 1024 * 1024;
+
+/// What a command needs beside one value: its key, the framing, the session.
+pub const COMMAND_OVERHEAD_MAX_BYTES: usize = 8 * 1024;
+
+/// Longest value: one put must fit into a command.
+pub const VALUE_MAX_BYTES: usize = COMMAND_MAX_BYTES - COMMAND_OVERHEAD_MAX_BYTES;
+
+/// Operations in one branch of a transaction, and comparisons in front of them.
+pub const TXN_OPS_MAX_COUNT: usize = 128;
+
+/// Key bytes and value bytes that the reads of one transaction may return together. The reply is
+/// kept in the session table, so it must stay small; reads beyond it answer `more`.
+pub const TXN_READ_MAX_BYTES: usize = 1024 * 1024;
+
+/// Keys that one delete-prefix removes. Applying a command must not stall the ones behind it.
+pub const DELETE_PREFIX_MAX_KEYS: usize = 10_000;
+
+/// Keys in one page of a range read.
+pub const RANGE_MAX_KEYS: usize = 10_000;
+
+/// Bytes (keys and values) in one page of a range read. A read transaction pins old pages, so a page
+/// must be quick to take.
+pub const RANGE_MAX_BYTES: usize = 4 * 1024 * 1024;
+
+/// Undo records that one compaction command drops. A larger compaction runs in several commands.
+pub const COMPACT_STEP_MAX_RECORDS: usize = 1_000;
+
+/// Revisions of history kept by default; older ones are compacted.
+pub const HISTORY_DEFAULT_REVISIONS: u64 = 100_000;
+
+/// Sessions remembered. The least recently used one is forgotten first.
+pub const SESSIONS_MAX_COUNT: u64 = 10_000;
+
+/// Encoded replies remembered by all sessions together.
+pub const SESSION_REPLIES_MAX_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Entries of one log read or one append-entries message, in bytes. It stays well below the 16 MiB
+/// that a message of the wire protocol may have.
+pub const APPEND_BATCH_MAX_BYTES: usize = 4 * 1024 * 1024;
+
+/// Entries of one append-entries message.
+pub const APPEND_BATCH_MAX_ENTRIES: u64 = 1_024;
+
+/// Log entries kept in memory behind the newest one, so that followers and apply need no disk read.
+pub const LOG_TAIL_MAX_BYTES: usize = 16 * 1024 * 1024;
+
+/// Writes taken together into one log transaction, in bytes.
+pub const LOG_BATCH_MAX_BYTES: usize = 8 * 1024 * 1024;
+
+/// Entries applied in one state transaction.
+pub const APPLY_BATCH_MAX_ENTRIES: usize = 4_096;
+
+/// Bytes of commands applied in one state transaction.
+pub const APPLY_BATCH_MAX_BYTES: usize = 8 * 1024 * 1024;
+
+/// Longest time between two durable checkpoints of the state while it changes. What is newer is
+/// rebuilt from the log at start.
+pub const CHECKPOINT_INTERVAL_MS: u64 = 5_000;
+
+/// Applied command bytes after which a checkpoint is made early.
+pub const CHECKPOINT_MAX_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Page cache of each database file.
+pub const CACHE_DEFAULT_BYTES: u64 = 32 * 1024 * 1024;
+
+/// Payload of one chunk of a snapshot file, the unit of its checksums.
+pub const SNAPSHOT_CHUNK_MAX_BYTES: usize = 1024 * 1024;
+
+/// Applied entries after which a snapshot is made.
+pub const SNAPSHOT_EVERY_ENTRIES: u64 = 20_000;
+
+/// Log entries kept although a snapshot covers them, so that a follower which was briefly away needs
+/// no snapshot.
+pub const LOG_KEPT_BEHIND_SNAPSHOT_ENTRIES: u64 = 5_000;
+
+/// Lag after which a follower is sent a snapshot rather than log entries. Above the snapshot
+/// interval, or a follower would get one snapshot after the other.
+pub const REPLICATION_LAG_MAX_ENTRIES: u64 = 40_000;
+
+/// One message of the wire protocol, whichever it is.
+pub const WIRE_MESSAGE_MAX_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Piece of a snapshot on the wire.
+pub const WIRE_SNAPSHOT_PIECE_BYTES: usize = 256 * 1024;
+
+/// Streams that one peer may have open at a time on one connection.
+pub const WIRE_STREAMS_MAX_COUNT: u32 = 1_024;
+
+/// Connections that strangers may have in their handshake at a time.
+pub const WIRE_HANDSHAKES_MAX_COUNT: usize = 256;
+
+/// Time for a peer's first message on a new stream to arrive whole.
+pub const WIRE_REQUEST_READ_TIMEOUT_MS: u64 = 5_000;
+
+/// Time to set a connection up: handshake and hello.
+pub const WIRE_CONNECT_TIMEOUT_MS: u64 = 3_000;
+
+/// Longest time a client's request waits inside the cluster, elections included.
+pub const REQUEST_TIMEOUT_MS: u64 = 5_000;
+
+/// Pause before a request is tried again inside the cluster, while there is no leader.
+pub const REQUEST_RETRY_INTERVAL_MS: u64 = 20;
+
+/// Time for an operation on the membership, a learner's catching up included.
+pub const MEMBERSHIP_TIMEOUT_MS: u64 = 30_000;
+
+/// HTTP request body. Base64 in JSON is a third longer than the bytes, escapes are longer still.
+pub const HTTP_BODY_MAX_BYTES: usize = 4 * 1024 * 1024;
+
+/// HTTP requests in work at a time; further ones are answered at once.
+pub const HTTP_REQUESTS_MAX_COUNT: usize = 4_096;
+
+/// Time for an HTTP request in all, a little above that of the cluster so that its answer comes first.
+pub const HTTP_REQUEST_TIMEOUT_MS: u64 = 35_000;
+
+/// Time that a stopping node gives to requests in work, and to each of its parts.
+pub const STOP_TIMEOUT_MS: u64 = 3_000;
+
+const _: () = assert!(VALUE_MAX_BYTES + KEY_MAX_BYTES < COMMAND_MAX_BYTES);
+const _: () = assert!(COMMAND_MAX_BYTES * 2 < APPEND_BATCH_MAX_BYTES);
+const _: () = assert!((APPEND_BATCH_MAX_BYTES as u64) * 2 < WIRE_MESSAGE_MAX_BYTES);
+const _: () = assert!(COMMAND_MAX_BYTES * 4 <= HTTP_BODY_MAX_BYTES);
+const _: () = assert!(SNAPSHOT_EVERY_ENTRIES < REPLICATION_LAG_MAX_ENTRIES);
+const _: () = assert!(LOG_KEPT_BEHIND_SNAPSHOT_ENTRIES < SNAPSHOT_EVERY_ENTRIES);
+const _: () = assert!(REQUEST_TIMEOUT_MS < MEMBERSHIP_TIMEOUT_MS);
+const _: () = assert!(MEMBERSHIP_TIMEOUT_MS < HTTP_REQUEST_TIMEOUT_MS);
+const _: () = assert!(KEY_MAX_BYTES + VALUE_MAX_BYTES < TXN_READ_MAX_BYTES);
+const _: () = assert!(TXN_READ_MAX_BYTES < RANGE_MAX_BYTES);

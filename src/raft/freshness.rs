@@ -1,0 +1,69 @@
+//! How old this node's applied state may be, for reads that do not ask the leader.
+//!
+//! A follower learns the leader's commit index with every append; once it has applied that index, it
+//! is as fresh as the moment it heard of it. Transit time is not counted: clocks are not compared.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// Tracks the last moment at which this node had applied all it knew to be committed.
+#[derive(Debug, Default)]
+pub struct Freshness(Mutex<Heard>);
+
+#[derive(Debug, Default)]
+struct Heard {
+    /// At this time the node was up to date.
+    fresh_at: Option<Instant>,
+    /// Heard of then, not known to be applied yet.
+    pending: Option<(u64, Instant)>,
+}
+
+impl Freshness {
+    /// The leader said, just now, that everything up to `committed_index` is committed.
+    pub fn heard(&self, committed_index: u64, applied_index: Option<u64>) {
+        let now = Instant::now();
+        let mut heard = self.lock();
+        heard.settle(applied_index);
+        if applied_index >= Some(committed_index) {
+            heard.fresh_at = Some(now);
+        } else if heard.pending.is_none() {
+            heard.pending = Some((committed_index, now));
+        }
+    }
+
+    /// Time since this node was known to be up to date; absent if it never was.
+    pub fn age(&self, applied_index: Option<u64>) -> Option<Duration> {
+        let mut heard = self.lock();
+        heard.settle(applied_index);
+        heard.fresh_at.map(|at| at.elapsed())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Heard> {
+        self.0.lock().expect("no code panics while it holds this lock")
+    }
+}
+
+impl Heard {
+    fn settle(&mut self, applied_index: Option<u64>) {
+        if let Some((index, at)) = self.pending
+            && applied_index >= Some(index)
+        {
+            self.fresh_at = Some(at);
+            self.pending = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn age_counts_from_the_news_that_was_applied_not_from_its_arrival() {
+        let freshness = Freshness::default();
+        assert_eq!(freshness.age(Some(9)), None);
+        freshness.heard(5, Some(3));
+        assert_eq!(freshness.age(Some(4)), None, "index 5 is not applied yet");
+        assert!(freshness.age(Some(5)).is_some());
+    }
+}
