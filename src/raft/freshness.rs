@@ -14,6 +14,8 @@ pub struct Freshness(Mutex<Heard>);
 struct Heard {
     /// At this time the node was up to date.
     fresh_at: Option<Instant>,
+    /// When the leader last spoke.
+    heard_at: Option<Instant>,
     /// Heard of then, not known to be applied yet.
     pending: Option<(u64, Instant)>,
 }
@@ -23,6 +25,7 @@ impl Freshness {
     pub fn heard(&self, committed_index: u64, applied_index: Option<u64>) {
         let now = Instant::now();
         let mut heard = self.lock();
+        heard.heard_at = Some(now);
         heard.settle(applied_index);
         if applied_index >= Some(committed_index) {
             heard.fresh_at = Some(now);
@@ -36,6 +39,11 @@ impl Freshness {
         let mut heard = self.lock();
         heard.settle(applied_index);
         heard.fresh_at.map(|at| at.elapsed())
+    }
+
+    /// Time since the leader last spoke; absent if it never did.
+    pub fn last_heard(&self) -> Option<Duration> {
+        self.lock().heard_at.map(|at| at.elapsed())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Heard> {
