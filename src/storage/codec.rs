@@ -113,7 +113,6 @@ mod tests {
 
     use bytes::Bytes;
     use openraft::testing::log_id;
-    use openraft::vote::RaftVote;
     use openraft::{EntryPayload, Membership};
     use proptest::prelude::*;
 
@@ -161,7 +160,7 @@ mod tests {
         #[test]
         fn votes_and_log_ids_come_back(log_id in any_log_id(), committed in any::<bool>()) {
             prop_assert_eq!(unseal::<LogId>("committed id", &seal(&log_id)).unwrap(), log_id);
-            let vote = Vote::from_term_node_id_committed(log_id.index, NodeId(7), committed);
+            let vote = Vote { committed, ..Vote::new(log_id.index, NodeId(7)) };
             prop_assert_eq!(unseal::<Vote>("vote", &seal(&vote)).unwrap(), vote);
         }
 

@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use redb::{Builder, Database, Durability, WriteTransaction};
-use tracing::{info, warn};
+use tracing::{debug, info};
 
 /// Why a database file could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -107,8 +107,11 @@ fn create(
 fn builder(path: &Path, cache_bytes: usize) -> Builder {
     let mut builder = Builder::new();
     let path = path.to_owned();
+    // Otherwise the checksums of a cleanly closed file are not looked at, and one that was damaged
+    // since can panic anywhere, even while it is closed.
+    builder.set_check_integrity_on_open(true);
     builder.set_cache_size(cache_bytes).set_repair_callback(move |session| {
-        warn!(path = %path.display(), progress = session.progress(), "the node stopped uncleanly: checking its database");
+        debug!(path = %path.display(), progress = session.progress(), "checking the database");
     });
     builder
 }

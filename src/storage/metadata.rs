@@ -311,6 +311,7 @@ impl Stored<'_> {
 
 #[cfg(test)]
 mod tests {
+    use redb::ReadableTable;
     use tempfile::TempDir;
 
     use super::*;
