@@ -126,14 +126,13 @@ mod tests {
     }
 
     fn any_node() -> impl Strategy<Value = NodeInfo> {
-        (any::<[u8; 32]>(), prop::collection::vec(any::<std::net::SocketAddrV4>(), 0..3), any::<bool>()).prop_map(
-            |(key, addresses, relay)| NodeInfo {
+        (any::<[u8; 32]>(), prop::collection::vec(any::<std::net::SocketAddrV4>(), 0..3), any::<bool>())
+            .prop_map(|(key, addresses, relay)| NodeInfo {
                 public_key: PublicKey(key),
                 http_addr: addresses.first().copied().map(Into::into),
                 addresses: addresses.into_iter().map(Into::into).collect(),
                 relay_url: relay.then(|| "https://relay.example".to_owned()),
-            },
-        )
+            })
     }
 
     fn any_payload() -> impl Strategy<Value = EntryPayload<Proposal, NodeId, NodeInfo>> {
@@ -144,7 +143,9 @@ mod tests {
             prop::collection::btree_map(any::<u64>().prop_map(NodeId), any_node(), 1..4).prop_map(|nodes| {
                 let voters: BTreeSet<NodeId> = nodes.keys().copied().take(2).collect();
                 let nodes: BTreeMap<NodeId, NodeInfo> = nodes;
-                EntryPayload::Membership(Membership::new(vec![voters], nodes).expect("every voter has a node"))
+                EntryPayload::Membership(
+                    Membership::new(vec![voters], nodes).expect("every voter has a node"),
+                )
             }),
         ]
     }
@@ -179,7 +180,10 @@ mod tests {
         let mut record = seal(&7_u64);
         *record.last_mut().unwrap() ^= 1;
         let text = unseal::<u64>("log entry 7", &record).unwrap_err().to_string();
-        assert!(text.contains("log entry 7") && text.contains("checksum") && text.contains("backup"), "{text}");
+        assert!(
+            text.contains("log entry 7") && text.contains("checksum") && text.contains("backup"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -77,7 +77,8 @@ pub(super) fn guarded<T>(
 /// What a panic said.
 pub(super) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without a text".to_owned())
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a text".to_owned())
 }
 
 fn create(
@@ -170,7 +171,9 @@ mod tests {
         let whole = dir.path().join("whole.redb");
         drop(open(&whole).unwrap());
         let whole = fs::read(whole).unwrap();
-        for content in [&[][..], b"#!/bin/sh\n", &[7; 100_000], &whole[..100], &whole[..5000], &whole[..whole.len() / 2]] {
+        for content in
+            [&[][..], b"#!/bin/sh\n", &[7; 100_000], &whole[..100], &whole[..5000], &whole[..whole.len() / 2]]
+        {
             let path = dir.path().join("x.redb");
             fs::write(&path, content).unwrap();
             let error = open(&path).unwrap_err();

@@ -21,7 +21,9 @@ use crate::raft::types::{Entry, LogId, Vote};
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LogError {
     /// An append that would leave a hole, or overwrite.
-    #[error("entry {index} cannot be appended to a log whose next index is {next}: the log must have no hole")]
+    #[error(
+        "entry {index} cannot be appended to a log whose next index is {next}: the log must have no hole"
+    )]
     Gap {
         /// Of the entry.
         index: u64,
@@ -73,7 +75,9 @@ pub enum LogError {
     #[error("the log cannot be read: {0}")]
     Read(Arc<redb::Error>),
     /// An earlier write failed. What is on disk is unknown since, so nothing is written any more.
-    #[error("the log takes no more writes since one failed: {0}. Put the disk in order, then start the node again")]
+    #[error(
+        "the log takes no more writes since one failed: {0}. Put the disk in order, then start the node again"
+    )]
     Failed(Arc<str>),
 }
 
@@ -145,6 +149,7 @@ impl LogView {
     }
 
     /// Bytes in the tail, roughly.
+    #[cfg(test)]
     pub(super) fn tail_bytes(&self) -> usize {
         self.tail_bytes
     }
@@ -165,7 +170,14 @@ impl LogView {
             bytes += entry_bytes(entry);
             *n == 0 || bytes <= max_bytes
         };
-        self.tail.iter().skip(skip).take(wanted).enumerate().take_while(fits).map(|(_, entry)| entry.clone()).collect()
+        self.tail
+            .iter()
+            .skip(skip)
+            .take(wanted)
+            .enumerate()
+            .take_while(fits)
+            .map(|(_, entry)| entry.clone())
+            .collect()
     }
 
     /// Adds entries to the end.

@@ -11,10 +11,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use redb::{
-    Database, Durability, ReadOnlyTable, ReadableDatabase, Table, TableDefinition,
-    WriteTransaction,
-};
+use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, Table, TableDefinition, WriteTransaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -271,10 +268,8 @@ fn put<T: Serialize>(
 }
 
 fn load(path: PathBuf, database: Database) -> Result<Inner, MetadataError> {
-    let stored = Stored {
-        table: guarded(&path, || Ok(database.begin_read()?.open_table(METADATA)?))?,
-        path: &path,
-    };
+    let stored =
+        Stored { table: guarded(&path, || Ok(database.begin_read()?.open_table(METADATA)?))?, path: &path };
     // First: of a newer format nothing else is known.
     let found = stored.required(FORMAT_KEY)?;
     if found > FORMAT {
@@ -372,8 +367,7 @@ mod tests {
     fn a_cluster_is_adopted_once() {
         let dir = TempDir::new().unwrap();
         let (first, second) = (ClusterId::random(), ClusterId::random());
-        for metadata in
-            [Metadata::open(dir.path(), None, KEY).unwrap(), Metadata::in_memory(NodeId(1), KEY)]
+        for metadata in [Metadata::open(dir.path(), None, KEY).unwrap(), Metadata::in_memory(NodeId(1), KEY)]
         {
             metadata.adopt_cluster_id(first).unwrap();
             metadata.adopt_cluster_id(first).unwrap();

@@ -19,6 +19,9 @@ use crate::storage::codec::{self, CodecError};
 use crate::storage::database::{self, OpenDatabaseError, guarded};
 use crate::storage::log_view::LogView;
 
+/// A simulated disk is memory already: its cache may be small.
+const BACKEND_CACHE_BYTES: usize = 1024 * 1024;
+
 /// Why a log could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenLogError {
@@ -86,7 +89,9 @@ pub(super) fn file(path: &Path, cache_bytes: usize) -> Result<(Database, LogView
 pub(super) fn backend(backend: impl redb::StorageBackend) -> Result<(Database, LogView), OpenLogError> {
     let path = Path::new("the storage backend");
     let database = guarded(path, || {
-        let database = Builder::new().create_with_backend(backend)?;
+        let mut builder = Builder::new();
+        builder.set_cache_size(BACKEND_CACHE_BYTES).set_check_integrity_on_open(true);
+        let database = builder.create_with_backend(backend)?;
         let transaction = database.begin_write()?;
         if transaction.list_tables()?.next().is_none() {
             make_tables(&transaction)?;

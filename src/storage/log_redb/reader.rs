@@ -125,7 +125,10 @@ impl RaftLogReader<TypeConfig> for RedbLogReader {
     }
 
     /// Reads batch by batch while the stream is consumed: a replay after a start may be long.
-    async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = Result<Entry, io::Error>> + OptionalSend
+    async fn entries_stream<RB>(
+        &mut self,
+        range: RB,
+    ) -> impl Stream<Item = Result<Entry, io::Error>> + OptionalSend
     where
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
     {

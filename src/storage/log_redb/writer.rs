@@ -27,12 +27,25 @@ pub(super) type Ack = oneshot::Sender<Result<(), LogError>>;
 
 /// A change to the log.
 pub(super) enum Command {
-    Append { entries: Vec<Entry>, bytes: usize, callback: IOFlushed<TypeConfig> },
-    SaveVote { vote: Vote, ack: Ack },
+    Append {
+        entries: Vec<Entry>,
+        bytes: usize,
+        callback: IOFlushed<TypeConfig>,
+    },
+    SaveVote {
+        vote: Vote,
+        ack: Ack,
+    },
     /// Removes the entries from `next` on.
-    Truncate { next: u64, ack: Ack },
+    Truncate {
+        next: u64,
+        ack: Ack,
+    },
     /// Removes the entries up to `to`.
-    Purge { to: LogId, ack: Ack },
+    Purge {
+        to: LogId,
+        ack: Ack,
+    },
 }
 
 impl Command {
@@ -173,7 +186,6 @@ impl Writer {
     }
 
     fn write(&mut self, batch: &[Queued]) -> Result<Disk, redb::Error> {
-        let started = Instant::now();
         let mut transaction = self.shared.database.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
         // One phase may roll back silently past an acknowledged write when a bit flips.
@@ -194,9 +206,11 @@ impl Writer {
                 disk.sweep_to = sweep_step(&mut log, to)?;
             }
         }
+        let started = Instant::now();
         transaction.commit()?;
+        metrics::histogram!("aspen_log_fsync_seconds").record(started.elapsed());
         self.shared.commits.fetch_add(1, Ordering::Relaxed);
-        measure(batch, started);
+        count(batch);
         Ok(disk)
     }
 
@@ -277,9 +291,8 @@ pub(super) fn sweep_step(log: &mut Table<'_, u64, &[u8]>, to: u64) -> Result<Opt
     Ok((last < to).then_some(to))
 }
 
-fn measure(batch: &[Queued], started: Instant) {
+fn count(batch: &[Queued]) {
     let entries = batch.iter().map(|queued| queued.command.entries()).sum::<usize>() as u64;
-    metrics::histogram!("aspen_log_fsync_seconds").record(started.elapsed());
     metrics::counter!("aspen_log_entries_total").increment(entries);
     if entries > 0 {
         metrics::histogram!("aspen_log_batch_entries").record(entries as f64);

@@ -60,9 +60,11 @@ async fn a_flipped_bit_in_between_is_noticed_when_it_is_read() {
 
 #[tokio::test]
 async fn a_hole_a_late_start_and_a_lost_end_are_noticed_at_open() {
-    for (removed, expected) in
-        [(10..11, "hole: 19 entries"), (0..1, "begins at entry 1 and must begin at 0"), (15..20, "entry 17 is committed")]
-    {
+    for (removed, expected) in [
+        (10..11, "hole: 19 entries"),
+        (0..1, "begins at entry 1 and must begin at 0"),
+        (15..20, "entry 17 is committed"),
+    ] {
         let dir = Dir::new();
         filled(&dir, 20).await;
         let (mut log, _) = dir.open();
