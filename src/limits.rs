@@ -58,6 +58,23 @@ pub const LOG_TAIL_MAX_BYTES: usize = 16 * 1024 * 1024;
 /// Writes taken together into one log transaction, in bytes.
 pub const LOG_BATCH_MAX_BYTES: usize = 8 * 1024 * 1024;
 
+/// Writes that wait for the log's disk, in bytes. Further appends wait: a disk that stalls must slow
+/// Raft down, not fill the memory.
+pub const LOG_QUEUE_MAX_BYTES: usize = 64 * 1024 * 1024;
+
+/// Purged entries deleted in one log transaction. The appends in the same transaction wait for it.
+pub const LOG_PURGE_STEP_MAX_ENTRIES: u64 = 512;
+
+/// Time after which a newer committed id is written although nothing else is. Until then it is only
+/// known to be higher after a restart, once a leader says so.
+pub const COMMITTED_SAVE_INTERVAL_MS: u64 = 1_000;
+
+/// Page cache of the metadata, which fits into a few pages.
+pub const METADATA_CACHE_BYTES: usize = 1024 * 1024;
+
+/// Peers remembered across restarts. Far above any cluster; a list of strangers must not fill a disk.
+pub const PEERS_MAX_COUNT: usize = 1_024;
+
 /// Entries applied in one state transaction.
 pub const APPLY_BATCH_MAX_ENTRIES: usize = 4_096;
 
@@ -131,6 +148,9 @@ const _: () = assert!(VALUE_MAX_BYTES + KEY_MAX_BYTES < COMMAND_MAX_BYTES);
 const _: () = assert!(COMMAND_MAX_BYTES * 2 < APPEND_BATCH_MAX_BYTES);
 const _: () = assert!((APPEND_BATCH_MAX_BYTES as u64) * 2 < WIRE_MESSAGE_MAX_BYTES);
 const _: () = assert!(COMMAND_MAX_BYTES * 4 <= HTTP_BODY_MAX_BYTES);
+const _: () = assert!(COMMAND_MAX_BYTES < LOG_BATCH_MAX_BYTES);
+const _: () = assert!(LOG_BATCH_MAX_BYTES < LOG_QUEUE_MAX_BYTES);
+const _: () = assert!(APPEND_BATCH_MAX_BYTES < LOG_TAIL_MAX_BYTES);
 const _: () = assert!(SNAPSHOT_EVERY_ENTRIES < REPLICATION_LAG_MAX_ENTRIES);
 const _: () = assert!(LOG_KEPT_BEHIND_SNAPSHOT_ENTRIES < SNAPSHOT_EVERY_ENTRIES);
 const _: () = assert!(REQUEST_TIMEOUT_MS < MEMBERSHIP_TIMEOUT_MS);
