@@ -26,6 +26,14 @@ pub const TXN_READ_MAX_BYTES: usize = 1024 * 1024;
 /// Keys that one delete-prefix removes. Applying a command must not stall the ones behind it.
 pub const DELETE_PREFIX_MAX_KEYS: usize = 10_000;
 
+/// Keys and values that the deletes of one transaction remove, in bytes. Each value is kept in the
+/// history until it is compacted, so a delete writes as much as it removes.
+pub const DELETE_PREFIX_MAX_BYTES: usize = 64 * 1024 * 1024;
+
+/// What a key found costs in a reply beside its bytes: revisions, version, lease, framing. Counted,
+/// so that many tiny keys cannot make a reply many times larger than its bound.
+pub const KV_OVERHEAD_BYTES: usize = 64;
+
 /// Keys in one page of a range read.
 pub const RANGE_MAX_KEYS: usize = 10_000;
 
@@ -88,11 +96,25 @@ pub const CHECKPOINT_INTERVAL_MS: u64 = 5_000;
 /// Applied command bytes after which a checkpoint is made early.
 pub const CHECKPOINT_MAX_BYTES: u64 = 64 * 1024 * 1024;
 
+/// Time that a checkpoint waits for the log to be on disk up to the applied state. It holds up
+/// applying meanwhile; it gives up and comes back later if the disk is slower.
+pub const CHECKPOINT_FLUSH_WAIT_MS: u64 = 1_000;
+
+/// Time that a snapshot waits for the same. A disk that takes longer is broken.
+pub const SNAPSHOT_FLUSH_WAIT_MS: u64 = 30_000;
+
+/// Pause between two looks at the flushed log, a little less than an fsync takes.
+pub const FLUSH_POLL_INTERVAL_MS: u64 = 1;
+
 /// Page cache of each database file.
 pub const CACHE_DEFAULT_BYTES: u64 = 32 * 1024 * 1024;
 
 /// Payload of one chunk of a snapshot file, the unit of its checksums.
 pub const SNAPSHOT_CHUNK_MAX_BYTES: usize = 1024 * 1024;
+
+/// Longest chunk that is read from a snapshot file: one record may be larger than a chunk should be,
+/// but none is twice as large. Anything above is damage, and not worth an allocation.
+pub const SNAPSHOT_CHUNK_READ_MAX_BYTES: usize = 2 * SNAPSHOT_CHUNK_MAX_BYTES;
 
 /// Applied entries after which a snapshot is made.
 pub const SNAPSHOT_EVERY_ENTRIES: u64 = 20_000;
@@ -155,5 +177,8 @@ const _: () = assert!(SNAPSHOT_EVERY_ENTRIES < REPLICATION_LAG_MAX_ENTRIES);
 const _: () = assert!(LOG_KEPT_BEHIND_SNAPSHOT_ENTRIES < SNAPSHOT_EVERY_ENTRIES);
 const _: () = assert!(REQUEST_TIMEOUT_MS < MEMBERSHIP_TIMEOUT_MS);
 const _: () = assert!(MEMBERSHIP_TIMEOUT_MS < HTTP_REQUEST_TIMEOUT_MS);
-const _: () = assert!(KEY_MAX_BYTES + VALUE_MAX_BYTES < TXN_READ_MAX_BYTES);
+const _: () = assert!(KEY_MAX_BYTES + VALUE_MAX_BYTES + KV_OVERHEAD_BYTES <= TXN_READ_MAX_BYTES);
+const _: () = assert!(KEY_MAX_BYTES + VALUE_MAX_BYTES <= DELETE_PREFIX_MAX_BYTES);
+const _: () =
+    assert!(TXN_READ_MAX_BYTES + TXN_OPS_MAX_COUNT * KV_OVERHEAD_BYTES < SNAPSHOT_CHUNK_READ_MAX_BYTES);
 const _: () = assert!(TXN_READ_MAX_BYTES < RANGE_MAX_BYTES);
