@@ -145,6 +145,15 @@ pub const WIRE_REQUEST_READ_TIMEOUT_MS: u64 = 5_000;
 /// Time to set a connection up: handshake and hello.
 pub const WIRE_CONNECT_TIMEOUT_MS: u64 = 3_000;
 
+/// Strangers whose attempts are remembered, so that each is logged once in a while and not each time.
+pub const STRANGERS_REMEMBERED_MAX_COUNT: usize = 1_024;
+
+/// Time between two log lines about the same stranger.
+pub const STRANGER_LOG_INTERVAL_MS: u64 = 10_000;
+
+/// Addresses that one peer may name for itself.
+pub const PEER_ADDRESSES_MAX_COUNT: usize = 16;
+
 /// Longest time a client's request waits inside the cluster, elections included.
 pub const REQUEST_TIMEOUT_MS: u64 = 5_000;
 

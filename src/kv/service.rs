@@ -137,6 +137,14 @@ impl KvService {
                 ForwardRequest::Propose(proposal) => self.propose(proposal).await.map(ForwardReply::Proposed),
                 ForwardRequest::ReadIndex => self.read_index_here().await.map(ForwardReply::ReadIndex),
                 ForwardRequest::AddLearner(peer) => {
+                    let met = self.0.parts.forwarder.introduce(&peer, limits::REQUEST_TIMEOUT_MS).await;
+                    if let Err(
+                        ForwardError::Unreachable { node_id, reason }
+                        | ForwardError::NoAnswer { node_id, reason },
+                    ) = met
+                    {
+                        return Attempt::Done(Err(ClusterError::Unreachable { node_id, reason }));
+                    }
                     self.change(|reply| RaftMessage::AddLearner(peer, reply)).await
                 }
                 ForwardRequest::ChangeMembership(change) => {
@@ -190,7 +198,14 @@ impl KvService {
 
     /// Asks the leader on another node.
     async fn ask(&self, leader: NodeId, request: ForwardRequest, bound_ms: u64) -> Attempt<ForwardReply> {
-        match self.0.parts.forwarder.forward(leader, request, bound_ms).await {
+        // A leader that died leaves its connection silent for seconds: a new one is heard of sooner.
+        let deposed = self.0.parts.raft.wait(None);
+        let deposed = deposed.metrics(|metrics| metrics.current_leader != Some(leader), "another leader");
+        let answer = tokio::select! {
+            answer = self.0.parts.forwarder.forward(leader, request, bound_ms) => answer,
+            _ = deposed => return Attempt::Unknown(format!("node {leader} lost the leadership")),
+        };
+        match answer {
             Ok(Ok(reply)) => Attempt::Done(Ok(reply)),
             Ok(Err(error)) => Attempt::of_refusal(error),
             Err(error @ ForwardError::Unreachable { .. }) => Attempt::NotDelivered(error.to_string()),
