@@ -82,6 +82,11 @@ impl MemState {
         Ok(())
     }
 
+    #[cfg(test)]
+    pub(crate) fn dump(&self) -> Vec<(super::tables::Table, Vec<u8>, Vec<u8>)> {
+        super::tables::dump(&*self.tables())
+    }
+
     // A panic while a batch is applied leaves tables that are not whole. It takes the node down, so
     // nothing is served from them; until then the locks stay usable.
 

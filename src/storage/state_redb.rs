@@ -156,6 +156,23 @@ impl RedbState {
         self.store.install_snapshot(meta, data)
     }
 
+    #[cfg(test)]
+    pub(crate) fn dump(&self) -> Vec<(Table, Vec<u8>, Vec<u8>)> {
+        super::tables::dump(&self.store.handle().read().unwrap())
+    }
+
+    /// A read of everything that has begun; calling it ends it.
+    #[cfg(test)]
+    pub(crate) fn begin_read_for_test(&self) -> impl FnOnce() -> (Revision, RangeReply) + use<> {
+        let handle = self.store.handle();
+        let tables = handle.read().unwrap();
+        let request = ReadRequest::range(crate::kv::types::KeyRange::Prefix(bytes::Bytes::new()));
+        move || {
+            let _open = handle;
+            read::read(&tables, &request).unwrap().unwrap()
+        }
+    }
+
     /// Leaves the disk as a crash would now.
     #[cfg(test)]
     pub(crate) fn cut_power(&self) {
