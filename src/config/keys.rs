@@ -187,6 +187,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_said_to_be_allowed_follows_the_bounds() {
+        use crate::limits::*;
+        for (name, bounds) in [
+            ("raft.heartbeat_interval_ms", [HEARTBEAT_MIN_INTERVAL_MS, HEARTBEAT_MIN_INTERVAL_MS]),
+            ("raft.election_timeout_max_ms", [ELECTION_MAX_TIMEOUT_MS, ELECTION_MAX_TIMEOUT_MS]),
+            ("raft.snapshot_every_entries", [1, REPLICATION_LAG_MAX_ENTRIES - 1]),
+            ("storage_options.cache_bytes", [CACHE_MIN_BYTES, CACHE_MAX_BYTES]),
+            (
+                "storage_options.checkpoint_interval_ms",
+                [CHECKPOINT_MIN_INTERVAL_MS, CHECKPOINT_MAX_INTERVAL_MS],
+            ),
+            ("kv.history_revisions", [1, HISTORY_MAX_REVISIONS]),
+        ] {
+            let allowed = find(name).unwrap().allowed;
+            assert!(bounds.iter().all(|bound| allowed.contains(&bound.to_string())), "{name}: {allowed}");
+        }
+    }
+
+    #[test]
     fn names_are_unique_and_tables_are_one_deep() {
         let names: std::collections::BTreeSet<_> = KEYS.iter().map(|key| key.name).collect();
         assert_eq!(names.len(), KEYS.len());

@@ -38,8 +38,8 @@ fn violations(sources: &[Source]) -> Vec<Violation> {
 }
 
 fn rust_files(dir: &Path, files: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
+    for entry in fs::read_dir(dir).expect("the sources can be listed") {
+        let path = entry.expect("the sources can be listed").path();
         if path.is_dir() {
             rust_files(&path, files);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
