@@ -268,7 +268,17 @@ fn bad_value(figment: &Figment, error: &figment::Error) -> ConfigError {
         key: key.name,
         value: print::short(&value),
         origin,
-        reason: error.kind.to_string(),
+        reason: reason(&error.kind),
         allowed: key.allowed,
+    }
+}
+
+/// What is wrong, in words for who does not know the program's types.
+fn reason(kind: &figment::error::Kind) -> String {
+    use figment::error::Kind;
+    match kind {
+        Kind::InvalidType(found, _) => format!("its type is wrong, as it is {found}"),
+        Kind::UnknownVariant(..) => "there is no such choice".to_owned(),
+        other => other.to_string(),
     }
 }

@@ -25,7 +25,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("axum", &["api", "node"]),
     ("openraft", &["storage", "raft::types", "raft", "kv", "transport", "cluster", "node"]),
     ("redb", &["storage"]),
-    ("ractor", &["raft", "cluster", "transport", "node"]),
+    ("ractor", &["raft", "kv", "cluster", "transport", "node"]),
 ];
 
 /// The layer of a module, the root of the crate being none.
