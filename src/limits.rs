@@ -175,6 +175,50 @@ pub const HTTP_REQUEST_TIMEOUT_MS: u64 = 35_000;
 /// Time that a stopping node gives to requests in work, and to each of its parts.
 pub const STOP_TIMEOUT_MS: u64 = 3_000;
 
+/// Configuration file. A thousand peers fit; a path to something else by mistake does not fill memory.
+pub const CONFIG_FILE_MAX_BYTES: u64 = 1024 * 1024;
+
+/// File that holds a key or a token. A token longer than this would not fit into an HTTP header.
+pub const SECRET_FILE_MAX_BYTES: u64 = 4 * 1024;
+
+/// Heartbeat interval between nodes on one network, where a round trip is below a few milliseconds.
+pub const HEARTBEAT_LAN_INTERVAL_MS: u64 = 100;
+
+/// Election timeout on one network, from and to. Three heartbeats may be lost, and a dead leader is
+/// replaced well within two seconds.
+pub const ELECTION_LAN_TIMEOUT_MS: (u64, u64) = (300, 600);
+
+/// Heartbeat interval over relays and between sites, where a round trip takes up to 250 ms.
+pub const HEARTBEAT_WAN_INTERVAL_MS: u64 = 500;
+
+/// Election timeout over relays and between sites, from and to. A connection that moves to another
+/// path is silent for about two seconds, which must not cost a leader its place.
+pub const ELECTION_WAN_TIMEOUT_MS: (u64, u64) = (2_500, 5_000);
+
+/// Shortest heartbeat interval that can be set. Below it an idle cluster would be busy with itself.
+pub const HEARTBEAT_MIN_INTERVAL_MS: u64 = 10;
+
+/// Longest election timeout that can be set. A cluster is without a leader for as long.
+pub const ELECTION_MAX_TIMEOUT_MS: u64 = 60_000;
+
+/// Shortest checkpoint interval that can be set. Each checkpoint is an fsync of the state.
+pub const CHECKPOINT_MIN_INTERVAL_MS: u64 = 100;
+
+/// Longest checkpoint interval that can be set. What is newer is replayed at a start.
+pub const CHECKPOINT_MAX_INTERVAL_MS: u64 = 600_000;
+
+/// Smallest page cache that can be set: the root pages of every table, a few times.
+pub const CACHE_MIN_BYTES: u64 = 1024 * 1024;
+
+/// Largest page cache that can be set. A number above it is taken for a slip of the unit.
+pub const CACHE_MAX_BYTES: u64 = 1024 * 1024 * 1024 * 1024;
+
+/// Most revisions of history that can be kept. Their undo records take disk space on every node.
+pub const HISTORY_MAX_REVISIONS: u64 = 1_000_000_000;
+
+/// Pause between two tidyings of the collected figures. Samples of histograms pile up until then.
+pub const METRICS_UPKEEP_INTERVAL_MS: u64 = 5_000;
+
 const _: () = assert!(VALUE_MAX_BYTES + KEY_MAX_BYTES < COMMAND_MAX_BYTES);
 const _: () = assert!(COMMAND_MAX_BYTES * 2 < APPEND_BATCH_MAX_BYTES);
 const _: () = assert!((APPEND_BATCH_MAX_BYTES as u64) * 2 < WIRE_MESSAGE_MAX_BYTES);
@@ -191,3 +235,13 @@ const _: () = assert!(KEY_MAX_BYTES + VALUE_MAX_BYTES <= DELETE_PREFIX_MAX_BYTES
 const _: () =
     assert!(TXN_READ_MAX_BYTES + TXN_OPS_MAX_COUNT * KV_OVERHEAD_BYTES < SNAPSHOT_CHUNK_READ_MAX_BYTES);
 const _: () = assert!(TXN_READ_MAX_BYTES < RANGE_MAX_BYTES);
+const _: () = assert!(HEARTBEAT_MIN_INTERVAL_MS <= HEARTBEAT_LAN_INTERVAL_MS);
+const _: () = assert!(HEARTBEAT_LAN_INTERVAL_MS * 2 <= ELECTION_LAN_TIMEOUT_MS.0);
+const _: () = assert!(ELECTION_LAN_TIMEOUT_MS.0 < ELECTION_LAN_TIMEOUT_MS.1);
+const _: () = assert!(HEARTBEAT_WAN_INTERVAL_MS * 2 <= ELECTION_WAN_TIMEOUT_MS.0);
+const _: () = assert!(ELECTION_WAN_TIMEOUT_MS.0 < ELECTION_WAN_TIMEOUT_MS.1);
+const _: () = assert!(ELECTION_WAN_TIMEOUT_MS.1 <= ELECTION_MAX_TIMEOUT_MS);
+const _: () = assert!(CHECKPOINT_MIN_INTERVAL_MS <= CHECKPOINT_INTERVAL_MS);
+const _: () = assert!(CHECKPOINT_INTERVAL_MS <= CHECKPOINT_MAX_INTERVAL_MS);
+const _: () = assert!(CACHE_MIN_BYTES <= CACHE_DEFAULT_BYTES && CACHE_DEFAULT_BYTES <= CACHE_MAX_BYTES);
+const _: () = assert!(HISTORY_DEFAULT_REVISIONS <= HISTORY_MAX_REVISIONS);
