@@ -1,1 +1,126 @@
-//! x
+//! The HTTP interface: JSON in and out, for clients, operators and probes.
+//!
+//! Handlers are thin: they parse, call one of the two interfaces of [`crate::kv::interface`] (or
+//! [`PeerExchange`]), and map the result. This layer never touches Raft, storage or the transport.
+//! Every answer is JSON, errors too, but for the two pages of figures; `error` alone decides which
+//! failure has which status. What the JSON means is defined in [`crate::kv::json`].
+//!
+//! # Tiger Style
+//! * At most [`limits::HTTP_REQUESTS_MAX_COUNT`] requests are in work; one more is refused at once.
+//!   Probes and figures are exempt: they must answer when nothing else does.
+//! * Request bodies together take at most [`limits::HTTP_BODIES_MAX_BYTES`].
+//! * Every request ends within [`limits::HTTP_REQUEST_TIMEOUT_MS`].
+//! * Connections are bounded in number and in each of their waits; see [`serve`].
+
+mod body;
+mod cluster;
+mod error;
+mod guard;
+mod health;
+mod kv;
+mod peers;
+mod server;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{get, post};
+use tokio::sync::Semaphore;
+use tower_http::catch_panic::CatchPanicLayer;
+
+pub use peers::{PeerError, PeerExchange};
+pub use server::serve;
+
+use crate::kv::interface::{ClusterController, KeyValueStore};
+use crate::kv::token::HttpToken;
+use crate::limits;
+
+/// Renders a page of figures in the text format of Prometheus.
+pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// What the HTTP API is made of.
+#[derive(Clone)]
+pub struct ApiState {
+    /// Reads and writes.
+    pub kv: Arc<dyn KeyValueStore>,
+    /// The cluster and its members.
+    pub cluster: Arc<dyn ClusterController>,
+    /// Tickets and known peers.
+    pub peers: Arc<dyn PeerExchange>,
+    /// The figures of the node.
+    pub render_metrics: RenderMetrics,
+    /// The figures of the iroh endpoint.
+    pub render_iroh_metrics: RenderMetrics,
+    /// The token that requests must bear; none are asked for one if absent.
+    pub token: Option<HttpToken>,
+}
+
+/// The bounds of one router.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    requests_max_count: usize,
+    bodies_max_bytes: usize,
+    request_timeout: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            requests_max_count: limits::HTTP_REQUESTS_MAX_COUNT,
+            bodies_max_bytes: limits::HTTP_BODIES_MAX_BYTES,
+            request_timeout: Duration::from_millis(limits::HTTP_REQUEST_TIMEOUT_MS),
+        }
+    }
+}
+
+/// What all requests share.
+struct Shared {
+    api: ApiState,
+    bounds: Bounds,
+    requests: Semaphore,
+    bodies: Arc<Semaphore>,
+}
+
+/// The routes of the API, with everything around them.
+pub fn router(state: ApiState) -> Router {
+    router_within(state, Bounds::default())
+}
+
+fn router_within(state: ApiState, bounds: Bounds) -> Router {
+    guard::describe_metrics();
+    let shared = Arc::new(Shared {
+        api: state,
+        bounds,
+        requests: Semaphore::new(bounds.requests_max_count),
+        bodies: Arc::new(Semaphore::new(bounds.bodies_max_bytes)),
+    });
+    let probes = Router::new()
+        .route("/health", get(health::health))
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(health::metrics))
+        .route("/iroh-metrics", get(health::iroh_metrics));
+    let counted = Router::new()
+        .route("/write", post(kv::write))
+        .route("/read", post(kv::read))
+        .route("/init", post(cluster::init))
+        .route("/add-learner", post(cluster::add_learner))
+        .route("/change-membership", post(cluster::change_membership))
+        .route("/cluster", get(cluster::cluster))
+        .route("/peers", get(peers::list).post(peers::add))
+        .route_layer(from_fn_with_state(shared.clone(), guard::refuse_overload));
+    // The layer added last is the first that a request meets.
+    probes
+        .merge(counted)
+        .fallback(guard::unknown_path)
+        .method_not_allowed_fallback(guard::wrong_method)
+        .layer(from_fn_with_state(shared.clone(), guard::bound_time))
+        .layer(CatchPanicLayer::custom(guard::panicked))
+        .layer(from_fn_with_state(shared.clone(), guard::authorize))
+        .layer(from_fn(guard::observe))
+        .with_state(shared)
+}

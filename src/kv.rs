@@ -7,5 +7,9 @@
 pub mod client;
 pub mod forward;
 pub mod interface;
+#[cfg(feature = "net")]
+pub mod json;
 pub mod service;
+#[cfg(feature = "net")]
+pub mod token;
 pub mod types;

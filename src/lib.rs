@@ -9,6 +9,7 @@
 //! | [`storage`] | log, state machine, snapshots and metadata, on redb or in memory |
 //! | `transport` | the iroh endpoint, admission, the wire protocol, openraft's network |
 //! | `api` | the HTTP interface |
+//! | `cli` | the command line `aspen`, on the client library |
 //! | `node` | identity, supervision, start and stop |
 //! | `config`, [`limits`], `telemetry`, `metrics` | settings, bounds, logs, figures |
 //!
@@ -22,6 +23,8 @@
 
 #[cfg(feature = "net")]
 pub mod api;
+#[cfg(feature = "net")]
+pub mod cli;
 #[cfg(feature = "net")]
 pub mod config;
 pub mod kv;

@@ -172,6 +172,61 @@ pub const HTTP_REQUESTS_MAX_COUNT: usize = 4_096;
 /// Time for an HTTP request in all, a little above that of the cluster so that its answer comes first.
 pub const HTTP_REQUEST_TIMEOUT_MS: u64 = 35_000;
 
+/// HTTP request bodies held at a time, all of them together. Further ones are answered as overload.
+pub const HTTP_BODIES_MAX_BYTES: usize = 256 * 1024 * 1024;
+
+/// Bytes of a refused body that are read and thrown away, so that the sender gets to see the refusal
+/// rather than a broken connection.
+pub const HTTP_DRAIN_MAX_BYTES: usize = 16 * 1024 * 1024;
+
+/// Open HTTP connections. A few more than the requests in work, so that the refusal of a request too
+/// many can still be said.
+pub const HTTP_CONNECTIONS_MAX_COUNT: usize = HTTP_REQUESTS_MAX_COUNT + 512;
+
+/// Time for the head of an HTTP request to arrive whole, and for a kept connection to stay idle.
+pub const HTTP_HEADER_TIMEOUT_MS: u64 = 30_000;
+
+/// Time in which the receiver of a reply must take some of it.
+pub const HTTP_WRITE_TIMEOUT_MS: u64 = 10_000;
+
+/// Time that one HTTP request spends on a compaction, in steps. What is left then needs another call.
+pub const HTTP_COMPACT_TIMEOUT_MS: u64 = 20_000;
+
+/// Bearer token of the HTTP API. Shorter ones can be guessed.
+pub const HTTP_TOKEN_MIN_BYTES: usize = 16;
+
+/// Bearer token of the HTTP API. Headers have a bound of their own.
+pub const HTTP_TOKEN_MAX_BYTES: usize = 1024;
+
+/// Time for a client to connect to one address: above it the next address is the better bet.
+pub const CLIENT_CONNECT_TIMEOUT_MS: u64 = 2_000;
+
+/// Time for one attempt of a read or a write, a little above the node's own so that its answer comes
+/// first.
+pub const CLIENT_ATTEMPT_TIMEOUT_MS: u64 = 7_000;
+
+/// Time for a client's read or write in all, retries included.
+pub const CLIENT_TIMEOUT_MS: u64 = 20_000;
+
+/// Pause of a client after its first round over all addresses; it doubles up to the longest.
+pub const CLIENT_BACKOFF_MIN_MS: u64 = 20;
+
+/// Longest pause between a client's attempts.
+pub const CLIENT_BACKOFF_MAX_MS: u64 = 1_000;
+
+/// Writes that one client has in work at a time. Each needs a session of its own in the cluster.
+pub const CLIENT_LANES_MAX_COUNT: usize = 256;
+
+/// Idle time after which a client closes a connection. Below the node's, which closes it otherwise
+/// while a request is on its way.
+pub const CLIENT_IDLE_TIMEOUT_MS: u64 = 20_000;
+
+/// Reply that a client takes. A full page in base64 is under 6 MiB; its records take as much again.
+pub const CLIENT_REPLY_MAX_BYTES: usize = 64 * 1024 * 1024;
+
+/// Keys that the command line asks for at a time.
+pub const CLI_PAGE_KEYS: u64 = 1_000;
+
 /// Time that a stopping node gives to requests in work, and to each of its parts.
 pub const STOP_TIMEOUT_MS: u64 = 3_000;
 
@@ -245,3 +300,12 @@ const _: () = assert!(CHECKPOINT_MIN_INTERVAL_MS <= CHECKPOINT_INTERVAL_MS);
 const _: () = assert!(CHECKPOINT_INTERVAL_MS <= CHECKPOINT_MAX_INTERVAL_MS);
 const _: () = assert!(CACHE_MIN_BYTES <= CACHE_DEFAULT_BYTES && CACHE_DEFAULT_BYTES <= CACHE_MAX_BYTES);
 const _: () = assert!(HISTORY_DEFAULT_REVISIONS <= HISTORY_MAX_REVISIONS);
+
+const _: () = assert!(HTTP_COMPACT_TIMEOUT_MS + REQUEST_TIMEOUT_MS < HTTP_REQUEST_TIMEOUT_MS);
+const _: () = assert!(HTTP_BODY_MAX_BYTES * 16 <= HTTP_BODIES_MAX_BYTES);
+const _: () = assert!(REQUEST_TIMEOUT_MS < CLIENT_ATTEMPT_TIMEOUT_MS);
+const _: () = assert!(CLIENT_ATTEMPT_TIMEOUT_MS * 2 < CLIENT_TIMEOUT_MS);
+const _: () = assert!(CLIENT_IDLE_TIMEOUT_MS < HTTP_HEADER_TIMEOUT_MS);
+const _: () = assert!((CLIENT_LANES_MAX_COUNT as u64) * 8 < SESSIONS_MAX_COUNT);
+const _: () = assert!(RANGE_MAX_BYTES * 4 < CLIENT_REPLY_MAX_BYTES);
+const _: () = assert!(HTTP_CONNECTIONS_MAX_COUNT > HTTP_REQUESTS_MAX_COUNT);

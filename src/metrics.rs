@@ -49,7 +49,12 @@ const FIGURES: &[(&str, Kind, &str)] = &[
     ("aspen_log_batch_entries", Kind::Histogram, "Entries that shared one fsync of the log"),
     ("aspen_log_fsync_seconds", Kind::Histogram, "Time to make a batch of entries durable"),
     ("aspen_store_revision", Kind::Gauge, "Revision of the store on this node"),
-    ("aspen_transport_rejected_total", Kind::Counter, "Connections and streams refused, by reason"),
+    ("aspen_transport_dials_total", Kind::Counter, "Connections dialed, by result"),
+    ("aspen_transport_handshakes_dropped_total", Kind::Counter, "Handshakes dropped for too many at a time"),
+    ("aspen_transport_hellos_refused_total", Kind::Counter, "Hellos refused, for another node or cluster"),
+    ("aspen_transport_panics_total", Kind::Counter, "Answers to peers that failed unexpectedly"),
+    ("aspen_transport_rejected_total", Kind::Counter, "Connections of unknown keys turned away"),
+    ("aspen_transport_rpcs_total", Kind::Counter, "Answers of peers to Raft's messages, by kind and result"),
 ];
 
 /// Why figures cannot be collected.

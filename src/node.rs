@@ -197,7 +197,7 @@ impl Node {
             inbox: started.inbox,
             forward: Arc::new(service.clone()),
             freshness,
-            reader: started.reader,
+            reader: started.reader.clone(),
         };
         parts.transport(transport.clone(), handlers);
         let iroh = transport.clone();
@@ -218,7 +218,7 @@ impl Node {
         parts.membership(started.raft.clone(), transport.clone());
         parts.peers(transport.clone(), metadata.clone());
         parts.endpoint_file(transport.clone(), data_dir.path().to_owned());
-        parts.figures(figures, started.raft.clone());
+        parts.figures(figures, started.raft.clone(), started.reader);
 
         let node = Self { data_dir, supervision, transport, cluster, http_addr, drained, config };
         node.bootstrap(&started.raft, &metadata).await?;

@@ -234,6 +234,11 @@ impl Transport {
         self.0.links.connections_of(key).iter().map(PeerConnection::of).collect()
     }
 
+    /// Why the last attempt to reach a node failed, unless one has succeeded since.
+    pub fn last_error(&self, node_id: NodeId) -> Option<String> {
+        self.0.links.failure_of(node_id)
+    }
+
     /// iroh's own figures, as OpenMetrics text.
     ///
     /// # Errors

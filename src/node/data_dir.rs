@@ -126,17 +126,22 @@ impl DataDir {
 
     /// Writes the node's ticket for scripts to read: at any time they find a whole one.
     pub fn write_endpoint_file(&self, ticket: &str) -> Result<(), DataDirError> {
-        let path = self.path.join(ENDPOINT_FILE_NAME);
-        let unfinished = path.with_extension("new");
-        let write = || {
-            let mut file = File::create(&unfinished)?;
-            writeln!(file, "{ticket}")?;
-            file.sync_all()?;
-            fs::rename(&unfinished, &path)?;
-            File::open(&self.path)?.sync_all()
-        };
-        write().map_err(|source| DataDirError::of(&path, source))
+        write_endpoint_file(&self.path, ticket)
     }
+}
+
+/// Writes the ticket of the node that holds this directory's lock.
+pub(super) fn write_endpoint_file(dir: &Path, ticket: &str) -> Result<(), DataDirError> {
+    let path = dir.join(ENDPOINT_FILE_NAME);
+    let unfinished = path.with_extension("new");
+    let write = || {
+        let mut file = File::create(&unfinished)?;
+        writeln!(file, "{ticket}")?;
+        file.sync_all()?;
+        fs::rename(&unfinished, &path)?;
+        File::open(dir)?.sync_all()
+    };
+    write().map_err(|source| DataDirError::of(&path, source))
 }
 
 fn create(path: &Path) -> Result<(), DataDirError> {

@@ -18,8 +18,9 @@ use crate::kv::service::{KvService, history};
 use crate::kv::types::{NodeId, NodeInfo};
 use crate::limits;
 use crate::metrics::Metrics;
-use crate::raft::RaftHandle;
+use crate::raft::{RaftHandle, observe};
 use crate::storage::metadata::Metadata;
+use crate::storage::state::StateReader;
 use crate::transport::Transport;
 use crate::transport::server::Handlers;
 use crate::transport::ticket::NodeTicket;
@@ -47,7 +48,8 @@ impl Parts<'_> {
         let serve = async move {
             // Also when the server panics.
             let _drained = drained.drop_guard();
-            Ok(api::serve(listener, router, stop).await?)
+            api::serve(listener, router, stop).await;
+            Ok(())
         };
         self.supervision.run(Part::vital("http", serve));
     }
@@ -98,16 +100,16 @@ impl Parts<'_> {
     }
 
     /// Keeps the figures up to date.
-    pub fn figures(&self, figures: Metrics, raft: RaftHandle) {
+    pub fn figures(&self, figures: Metrics, raft: RaftHandle, reader: StateReader) {
         self.housekeeping("figures", move || {
-            let (figures, raft) = (figures.clone(), raft.clone());
+            let (figures, raft, reader) = (figures.clone(), raft.clone(), reader.clone());
             async move {
                 let mut ticks = tokio::time::interval(Duration::from_millis(limits::METRICS_UPKEEP_INTERVAL_MS));
                 ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
                 loop {
                     ticks.tick().await;
                     figures.run_upkeep();
-                    publish_raft(&raft);
+                    publish(&raft, &reader);
                 }
             }
         });
@@ -167,14 +169,17 @@ async fn save_peers(transport: Transport, metadata: Metadata) -> Result<(), anyh
     }
 }
 
-fn publish_raft(raft: &RaftHandle) {
-    let metrics = crate::raft::observe::metrics(raft);
+fn publish(raft: &RaftHandle, reader: &StateReader) {
+    let metrics = observe::metrics(raft);
     let index = |index: Option<u64>| index.map_or(0.0, |index| index as f64);
-    metrics::gauge!("aspen_raft_term").set(metrics.current_term as f64);
-    metrics::gauge!("aspen_raft_is_leader").set(f64::from(u8::from(metrics.current_leader == Some(metrics.id))));
-    metrics::gauge!("aspen_raft_last_log_index").set(index(metrics.last_log_index));
-    metrics::gauge!("aspen_raft_committed_index")
+    ::metrics::gauge!("aspen_raft_term").set(metrics.current_term as f64);
+    ::metrics::gauge!("aspen_raft_leader").set(metrics.current_leader.map_or(0.0, |leader| leader.0 as f64));
+    ::metrics::gauge!("aspen_raft_last_log_index").set(index(metrics.last_log_index));
+    ::metrics::gauge!("aspen_raft_committed_index")
         .set(index(metrics.cluster_committed.as_ref().map(|log_id| log_id.index())));
-    metrics::gauge!("aspen_raft_applied_index")
+    ::metrics::gauge!("aspen_raft_applied_index")
         .set(index(metrics.last_applied.as_ref().map(|log_id| log_id.index())));
+    ::metrics::gauge!("aspen_raft_snapshot_index")
+        .set(index(metrics.snapshot.as_ref().map(|log_id| log_id.index())));
+    ::metrics::gauge!("aspen_store_revision").set(reader.revision().0 as f64);
 }

@@ -51,6 +51,9 @@ const COMMITTED: &str = "committed";
 /// A `LogId`; entries up to it may still wait to be deleted. Must stay stable.
 const PURGED: &str = "purged";
 
+/// The log's file in a data directory. Must stay stable.
+pub const LOG_FILE: &str = "raft.redb";
+
 /// The log in a redb database. Dropping it writes what is queued and ends its thread.
 #[derive(Debug)]
 pub struct RedbLog {

@@ -59,6 +59,8 @@ type Slot = Arc<AsyncMutex<Option<Connection>>>;
 #[derive(Default)]
 pub(super) struct Links {
     slots: Mutex<HashMap<(NodeId, Lane), Slot>>,
+    /// Why the last dial to a node failed; nothing once one has succeeded.
+    failures: Mutex<HashMap<NodeId, LinkError>>,
     open: Mutex<HashMap<PublicKey, Vec<WeakConnectionHandle>>>,
 }
 
@@ -73,6 +75,24 @@ impl Links {
         let handles = open.entry(public_key(&connection.remote_id())).or_default();
         handles.retain(|handle| handle.upgrade().is_some_and(|other| other.close_reason().is_none()));
         handles.push(connection.weak_handle());
+    }
+
+    fn note_outcome(&self, target: NodeId, failure: Option<&LinkError>) {
+        let mut failures = lock(&self.failures);
+        let before = match failure {
+            Some(error) => failures.insert(target, error.clone()),
+            None => failures.remove(&target),
+        };
+        // One line when it goes and one when it comes, not one for each attempt.
+        match (before, failure) {
+            (None, Some(error)) => tracing::warn!(peer = %target, "node {target} cannot be reached: {error}"),
+            (Some(_), None) => tracing::info!(peer = %target, "node {target} can be reached again"),
+            _ => {}
+        }
+    }
+
+    pub(super) fn failure_of(&self, target: NodeId) -> Option<String> {
+        lock(&self.failures).get(&target).map(ToString::to_string)
     }
 
     pub(super) fn connections_of(&self, key: PublicKey) -> Vec<Connection> {
@@ -111,6 +131,7 @@ impl Transport {
             let dialed = dialed.unwrap_or_else(|_| Err(LinkError::ConnectTimeout(limit.as_millis())));
             let result = if dialed.is_ok() { "ok" } else { "failed" };
             metrics::counter!("aspen_transport_dials_total", "result" => result).increment(1);
+            transport.0.links.note_outcome(target, dialed.as_ref().err());
             *slot = dialed.as_ref().ok().cloned();
             dialed
         });

@@ -85,28 +85,23 @@ impl PeerBook {
     /// # Errors
     /// [`DeclareError`] if the ticket contradicts what is known.
     pub fn declare(&self, peer: Peer) -> Result<(), DeclareError> {
-        let Peer { node_id, info } = peer;
-        let (own_id, own_key) = self.0.own;
-        if info.public_key == own_key {
-            return Err(DeclareError::Own(own_id));
-        }
-        if node_id == own_id {
-            return Err(DeclareError::OwnId(own_id));
-        }
         let mut state = self.lock();
-        if let Some(known) = state.info(node_id).filter(|known| known.public_key != info.public_key) {
-            let (known, given) = (known.public_key, info.public_key);
-            return Err(DeclareError::OtherKey { node_id, known, given });
-        }
-        if let Some(known) = state.node_of(&info.public_key).filter(|known| *known != node_id) {
-            return Err(DeclareError::OtherId { key: info.public_key, known, given: node_id });
-        }
+        state.check(self.0.own, &peer)?;
+        let Peer { node_id, info } = peer;
         state.heard.remove(&node_id);
         state.declared.insert(node_id, info);
         state.publish(node_id);
         drop(state);
         self.notify();
         Ok(())
+    }
+
+    /// Whether a node could be declared.
+    ///
+    /// # Errors
+    /// [`DeclareError`] if the ticket contradicts what is known.
+    pub fn check(&self, peer: &Peer) -> Result<(), DeclareError> {
+        self.lock().check(self.0.own, peer)
     }
 
     /// Forgets a declared node, unless it is a member.
@@ -198,6 +193,24 @@ impl PeerBook {
 }
 
 impl State {
+    fn check(&self, own: (NodeId, PublicKey), peer: &Peer) -> Result<(), DeclareError> {
+        let (own_id, own_key) = own;
+        let (node_id, given) = (peer.node_id, peer.info.public_key);
+        if given == own_key {
+            return Err(DeclareError::Own(own_id));
+        }
+        if node_id == own_id {
+            return Err(DeclareError::OwnId(own_id));
+        }
+        if let Some(known) = self.info(node_id).filter(|known| known.public_key != given) {
+            return Err(DeclareError::OtherKey { node_id, known: known.public_key, given });
+        }
+        if let Some(known) = self.node_of(&given).filter(|known| *known != node_id) {
+            return Err(DeclareError::OtherId { key: given, known, given: node_id });
+        }
+        Ok(())
+    }
+
     fn info(&self, node_id: NodeId) -> Option<&NodeInfo> {
         self.members.get(&node_id).or_else(|| self.declared.get(&node_id))
     }

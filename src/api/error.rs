@@ -1,0 +1,165 @@
+//! The one place that says which failure is answered with which status.
+
+use axum::Json;
+use axum::http::{Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value};
+
+use super::PeerError;
+use crate::kv::json::{ErrorBody, ErrorForm, FormError};
+use crate::kv::types::{ClusterError, KvError};
+use crate::limits;
+
+/// Why a request failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ApiError {
+    #[error(transparent)]
+    Kv(#[from] KvError),
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+    #[error(transparent)]
+    Form(#[from] FormError),
+    #[error("the change names neither voters nor members to remove")]
+    NoChange,
+    #[error("the body is not the JSON that this path takes: {0}")]
+    BadJson(#[from] serde_json::Error),
+    #[error("the body broke off: {reason}")]
+    BrokenBody { reason: String },
+    #[error("the body has more than the {max_bytes} bytes that a request may have")]
+    BodyTooLarge { max_bytes: usize },
+    #[error("the request's content type is {given}, and this path takes application/json only")]
+    WrongContentType { given: String },
+    #[error("there is no path {path}")]
+    UnknownPath { path: String },
+    #[error("the path {path} takes no {method}")]
+    WrongMethod { path: String, method: Method },
+    #[error("{problem}")]
+    Unauthorized { problem: &'static str },
+    #[error("the node holds {max_bytes} bytes of request bodies, the most it takes")]
+    BodiesFull { max_bytes: usize },
+    #[error("the request took longer than {waited_ms} ms; if it was a write, it may or may not take effect")]
+    Timeout { waited_ms: u64 },
+    #[error("a part of the node panicked on this request; its log says where")]
+    Panicked,
+}
+
+impl ApiError {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Kv(error) | Self::Cluster(ClusterError::Kv(error)) => kv_status(error),
+            Self::Cluster(error) => cluster_status(error),
+            Self::Peer(PeerError::BadTicket { .. }) => StatusCode::BAD_REQUEST,
+            Self::Peer(PeerError::NotSaved { .. }) | Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Form(FormError::Limit { error, .. }) => kv_status(error),
+            Self::Form(FormError::NotUtf8 { .. }) => StatusCode::NOT_ACCEPTABLE,
+            Self::Form(_) | Self::NoChange | Self::BadJson(_) | Self::BrokenBody { .. } => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::WrongContentType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::UnknownPath { .. } => StatusCode::NOT_FOUND,
+            Self::WrongMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
+            Self::BodiesFull { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    fn body(&self) -> ErrorBody {
+        let (code, action) = match self {
+            Self::Kv(error) => return error.into(),
+            Self::Cluster(error) => return error.into(),
+            Self::Form(error) => (error.code(), error.action()),
+            Self::Peer(error) => (error.code(), error.action()),
+            Self::BadJson(_) => ("bad_json", "correct the body; docs/http-api.md shows its form"),
+            Self::NoChange => ("bad_request", "send \"voters\", or \"remove\", or both"),
+            Self::BrokenBody { .. } => ("broken_body", "send the request again"),
+            Self::BodyTooLarge { .. } => ("body_too_large", "split the request into smaller ones"),
+            Self::WrongContentType { .. } => {
+                ("wrong_content_type", "send the header 'content-type: application/json'")
+            }
+            Self::UnknownPath { .. } => ("unknown_path", "see docs/http-api.md for the paths there are"),
+            Self::WrongMethod { .. } => ("wrong_method", "use the method that the header 'allow' names"),
+            Self::Unauthorized { .. } => {
+                ("unauthorized", "send the header 'authorization: Bearer TOKEN' with the node's token")
+            }
+            Self::BodiesFull { .. } => ("overloaded", "try again in a moment"),
+            Self::Timeout { .. } => (
+                "timeout",
+                "send it again, a write with the same session and sequence; or read to see what is there",
+            ),
+            Self::Panicked => ("internal", "read the node's log, and report what it says"),
+        };
+        ErrorBody { details: self.details(), ..ErrorBody::new(code, self.to_string(), action) }
+    }
+
+    /// The values that this layer's own errors name.
+    fn details(&self) -> Map<String, Value> {
+        let fields: Vec<(&str, Value)> = match self {
+            Self::BadJson(error) => {
+                vec![("line", error.line().into()), ("column", error.column().into())]
+            }
+            Self::BodyTooLarge { max_bytes } | Self::BodiesFull { max_bytes } => {
+                vec![("max_bytes", (*max_bytes).into())]
+            }
+            Self::Timeout { waited_ms } => vec![("waited_ms", (*waited_ms).into())],
+            Self::Form(FormError::Limit { error, .. }) => return ErrorBody::from(error).details,
+            _ => Vec::new(),
+        };
+        fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    pub(super) fn body_too_large() -> Self {
+        Self::BodyTooLarge { max_bytes: limits::HTTP_BODY_MAX_BYTES }
+    }
+}
+
+fn kv_status(error: &KvError) -> StatusCode {
+    match error {
+        KvError::EmptyKey | KvError::ZeroSequence | KvError::FutureRevision { .. } => StatusCode::BAD_REQUEST,
+        KvError::KeyTooLarge { .. }
+        | KvError::ValueTooLarge { .. }
+        | KvError::TooManyOps { .. }
+        | KvError::CommandTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        KvError::SequenceTooOld { .. } | KvError::SessionExpired { .. } => StatusCode::CONFLICT,
+        KvError::Compacted { .. } => StatusCode::GONE,
+        KvError::NotLeader { .. }
+        | KvError::NoQuorum { .. }
+        | KvError::NotInitialized
+        | KvError::Recovering
+        | KvError::Overloaded { .. }
+        | KvError::Stopping { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        KvError::OutcomeUnknown { .. } => StatusCode::GATEWAY_TIMEOUT,
+        KvError::Storage { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        KvError::UnsupportedByBackend { .. } => StatusCode::NOT_IMPLEMENTED,
+    }
+}
+
+fn cluster_status(error: &ClusterError) -> StatusCode {
+    match error {
+        ClusterError::AlreadyInitialized { .. }
+        | ClusterError::NodeIdTaken { .. }
+        | ClusterError::ChangeInProgress => StatusCode::CONFLICT,
+        ClusterError::UnknownNode { .. } => StatusCode::NOT_FOUND,
+        ClusterError::NoVoters => StatusCode::BAD_REQUEST,
+        ClusterError::Unreachable { .. } => StatusCode::BAD_GATEWAY,
+        ClusterError::Kv(error) => kv_status(error),
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status = self.status();
+        if status == StatusCode::INTERNAL_SERVER_ERROR {
+            tracing::error!(error = %self, "an HTTP request failed for a reason that lies in this node");
+        }
+        let mut response = (status, Json(ErrorForm { error: self.body() })).into_response();
+        if status == StatusCode::UNAUTHORIZED {
+            let scheme = header::HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        response
+    }
+}
