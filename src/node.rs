@@ -44,8 +44,8 @@ use crate::storage::log_mem::MemoryLog;
 use crate::storage::log_redb::{LOG_FILE, OpenLogError, RedbLog};
 use crate::storage::metadata::{Metadata, MetadataError};
 use crate::storage::progress::Progress;
-use crate::storage::state::StateReader;
 use crate::storage::snapshot::SnapshotInbox;
+use crate::storage::state::StateReader;
 use crate::storage::{StorageError, StorageOptions, state_mem, state_redb};
 use crate::transport::peers::{DeclareError, PeerBook};
 use crate::transport::server::Handlers;
@@ -77,7 +77,9 @@ pub enum NodeError {
     #[error("the HTTP token: {0}")]
     Token(#[from] HttpTokenError),
     /// The HTTP address.
-    #[error("the HTTP address {addr} cannot be used: {source}; give --http-addr another port, or stop what uses it")]
+    #[error(
+        "the HTTP address {addr} cannot be used: {source}; give --http-addr another port, or stop what uses it"
+    )]
     Http {
         /// The address.
         addr: SocketAddr,
@@ -149,6 +151,15 @@ struct Node {
     config: Config,
 }
 
+/// What stands before anything runs: the directory is this node's, and its ports are open.
+struct Ground {
+    config: Config,
+    data_dir: DataDir,
+    metadata: Metadata,
+    transport: Transport,
+    token: Option<HttpToken>,
+}
+
 impl Node {
     async fn start(config: Config, figures: Metrics, stop: CancellationToken) -> Result<Self, NodeError> {
         let data_dir = DataDir::open(&config.data_dir)?;
@@ -163,12 +174,28 @@ impl Node {
 
         let listener = TcpListener::bind(config.http_addr).await;
         let listener = listener.map_err(|source| NodeError::Http { addr: config.http_addr, source })?;
-        let http_addr = listener
-            .local_addr()
-            .map_err(|source| NodeError::Http { addr: config.http_addr, source })?;
+        let http_addr =
+            listener.local_addr().map_err(|source| NodeError::Http { addr: config.http_addr, source })?;
         let settings = transport_settings(&config, &identity, http_addr);
         let transport = Transport::bind(settings, metadata.clone(), book).await?;
 
+        let ground = Ground { config, data_dir, metadata, transport: transport.clone(), token };
+        let node = Self::start_on(ground, listener, http_addr, figures, stop).await;
+        if node.is_err() {
+            transport.close().await;
+        }
+        node
+    }
+
+    /// Starts what needs the ground below it.
+    async fn start_on(
+        ground: Ground,
+        listener: TcpListener,
+        http_addr: SocketAddr,
+        figures: Metrics,
+        stop: CancellationToken,
+    ) -> Result<Self, NodeError> {
+        let Ground { config, data_dir, metadata, transport, token } = ground;
         let timings = timings(&config);
         let started = start_raft(&config, &data_dir, &metadata, &transport, timings).await?;
         let supervision = Supervision::start(stop.clone()).await?;

@@ -43,7 +43,8 @@ fn main() -> ExitCode {
 }
 
 fn load(flags: &Flags) -> anyhow::Result<Loaded> {
-    let validate_peer = |ticket: &str| ticket.parse::<NodeTicket>().map(drop).map_err(|error| error.to_string());
+    let validate_peer =
+        |ticket: &str| ticket.parse::<NodeTicket>().map(drop).map_err(|error| error.to_string());
     Ok(Config::load(&Sources { flags, environment: std::env::vars_os().collect(), validate_peer })?)
 }
 

@@ -32,13 +32,23 @@ impl fmt::Display for Banner {
         writeln!(f, "  data        {}", data_dir.display())?;
         writeln!(f, "  state       {}", status.detail)?;
         if *in_memory {
-            writeln!(f, "  WARNING     --storage memory: all data, and this node's votes, are gone when it ends")?;
+            writeln!(
+                f,
+                "  WARNING     --storage memory: all data, and this node's votes, are gone when it ends"
+            )?;
         }
         let ticket = data_dir.join("endpoint");
         if status.state == NodeState::WaitingForInit {
             writeln!(f, "\nIts ticket, for other nodes: {}\nTry:", ticket.display())?;
-            writeln!(f, "  aspen --addr {http_addr} init                                   # a cluster of this node")?;
-            writeln!(f, "  aspen --addr MEMBER member add-learner \"$(cat {})\"   # or join one", ticket.display())
+            writeln!(
+                f,
+                "  aspen --addr {http_addr} init                                   # a cluster of this node"
+            )?;
+            writeln!(
+                f,
+                "  aspen --addr MEMBER member add-learner \"$(cat {})\"   # or join one",
+                ticket.display()
+            )
         } else {
             writeln!(f, "\nTry:")?;
             writeln!(f, "  aspen --addr {http_addr} put greeting hello")?;

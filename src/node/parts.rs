@@ -104,7 +104,8 @@ impl Parts<'_> {
         self.housekeeping("figures", move || {
             let (figures, raft, reader) = (figures.clone(), raft.clone(), reader.clone());
             async move {
-                let mut ticks = tokio::time::interval(Duration::from_millis(limits::METRICS_UPKEEP_INTERVAL_MS));
+                let mut ticks =
+                    tokio::time::interval(Duration::from_millis(limits::METRICS_UPKEEP_INTERVAL_MS));
                 ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
                 loop {
                     ticks.tick().await;

@@ -66,6 +66,10 @@ impl ClusterController for RaftCluster {
             Ok(_) => return Err(KvError::OutcomeUnknown { waited_ms: limits::REQUEST_TIMEOUT_MS }.into()),
             Err(error) => return Err(stopping(&error.to_string()).into()),
         }
+        // Raft's metrics tell a moment later.
+        let initialized = inner.parts.raft.wait(Some(bound));
+        let initialized = initialized.metrics(observe::is_initialized, "the node belongs to a cluster").await;
+        initialized.map_err(|_| KvError::OutcomeUnknown { waited_ms: limits::REQUEST_TIMEOUT_MS })?;
         // It leads once its first entry is committed; an answer before that would invite a failure.
         self.service.await_linearizable().await?;
         Ok(self.status())

@@ -175,8 +175,11 @@ fn reads_of_a_transaction_share_one_bound() {
     let half = "x".repeat(limits::TXN_READ_MAX_BYTES / 2);
     apply(&mut tables, &put("a", &half)).unwrap();
     apply(&mut tables, &put("b", &half)).unwrap();
-    let ops =
-        vec![range_op(KeyRange::Key(key("a")), None), range_op(prefix(""), Some(1)), range_op(prefix("b"), None)];
+    let ops = vec![
+        range_op(KeyRange::Key(key("a")), None),
+        range_op(prefix(""), Some(1)),
+        range_op(prefix("b"), None),
+    ];
     let reply = apply(&mut tables, &Command::ops(ops)).unwrap();
     let found: Vec<_> = reply
         .results
@@ -386,11 +389,8 @@ pub(crate) fn commands() -> impl Strategy<Value = Vec<Command>> {
         1 => k().prop_map(|k| TxnOp::Delete { range: prefix(k) }),
         1 => k().prop_map(|k| range_op(prefix(k), Some(2))),
     ];
-    let compare = k().prop_map(|k| Compare {
-        key: key(k),
-        op: CompareOp::Equal,
-        target: CompareTarget::Version(0),
-    });
+    let compare =
+        k().prop_map(|k| Compare { key: key(k), op: CompareOp::Equal, target: CompareTarget::Version(0) });
     let txn = (vec(compare, 0..2), vec(op.clone(), 0..4), vec(op, 0..3))
         .prop_map(|(compare, success, failure)| WriteOp::Txn(Txn { compare, success, failure }));
     let op = prop_oneof![
