@@ -26,6 +26,14 @@ pub const TXN_READ_MAX_BYTES: usize = 1024 * 1024;
 /// Keys that one delete-prefix removes. Applying a command must not stall the ones behind it.
 pub const DELETE_PREFIX_MAX_KEYS: usize = 10_000;
 
+/// Keys and values that the deletes of one transaction remove, in bytes. Each value is kept in the
+/// history until it is compacted, so a delete writes as much as it removes.
+pub const DELETE_PREFIX_MAX_BYTES: usize = 64 * 1024 * 1024;
+
+/// What a key found costs in a reply beside its bytes: revisions, version, lease, framing. Counted,
+/// so that many tiny keys cannot make a reply many times larger than its bound.
+pub const KV_OVERHEAD_BYTES: usize = 64;
+
 /// Keys in one page of a range read.
 pub const RANGE_MAX_KEYS: usize = 10_000;
 
@@ -58,6 +66,23 @@ pub const LOG_TAIL_MAX_BYTES: usize = 16 * 1024 * 1024;
 /// Writes taken together into one log transaction, in bytes.
 pub const LOG_BATCH_MAX_BYTES: usize = 8 * 1024 * 1024;
 
+/// Writes that wait for the log's disk, in bytes. Further appends wait: a disk that stalls must slow
+/// Raft down, not fill the memory.
+pub const LOG_QUEUE_MAX_BYTES: usize = 64 * 1024 * 1024;
+
+/// Purged entries deleted in one log transaction. The appends in the same transaction wait for it.
+pub const LOG_PURGE_STEP_MAX_ENTRIES: u64 = 512;
+
+/// Time after which a newer committed id is written although nothing else is. Until then it is only
+/// known to be higher after a restart, once a leader says so.
+pub const COMMITTED_SAVE_INTERVAL_MS: u64 = 1_000;
+
+/// Page cache of the metadata, which fits into a few pages.
+pub const METADATA_CACHE_BYTES: usize = 1024 * 1024;
+
+/// Peers remembered across restarts. Far above any cluster; a list of strangers must not fill a disk.
+pub const PEERS_MAX_COUNT: usize = 1_024;
+
 /// Entries applied in one state transaction.
 pub const APPLY_BATCH_MAX_ENTRIES: usize = 4_096;
 
@@ -71,11 +96,25 @@ pub const CHECKPOINT_INTERVAL_MS: u64 = 5_000;
 /// Applied command bytes after which a checkpoint is made early.
 pub const CHECKPOINT_MAX_BYTES: u64 = 64 * 1024 * 1024;
 
+/// Time that a checkpoint waits for the log to be on disk up to the applied state. It holds up
+/// applying meanwhile; it gives up and comes back later if the disk is slower.
+pub const CHECKPOINT_FLUSH_WAIT_MS: u64 = 1_000;
+
+/// Time that a snapshot waits for the same. A disk that takes longer is broken.
+pub const SNAPSHOT_FLUSH_WAIT_MS: u64 = 30_000;
+
+/// Pause between two looks at the flushed log, a little less than an fsync takes.
+pub const FLUSH_POLL_INTERVAL_MS: u64 = 1;
+
 /// Page cache of each database file.
 pub const CACHE_DEFAULT_BYTES: u64 = 32 * 1024 * 1024;
 
 /// Payload of one chunk of a snapshot file, the unit of its checksums.
 pub const SNAPSHOT_CHUNK_MAX_BYTES: usize = 1024 * 1024;
+
+/// Longest chunk that is read from a snapshot file: one record may be larger than a chunk should be,
+/// but none is twice as large. Anything above is damage, and not worth an allocation.
+pub const SNAPSHOT_CHUNK_READ_MAX_BYTES: usize = 2 * SNAPSHOT_CHUNK_MAX_BYTES;
 
 /// Applied entries after which a snapshot is made.
 pub const SNAPSHOT_EVERY_ENTRIES: u64 = 20_000;
@@ -105,6 +144,15 @@ pub const WIRE_REQUEST_READ_TIMEOUT_MS: u64 = 5_000;
 
 /// Time to set a connection up: handshake and hello.
 pub const WIRE_CONNECT_TIMEOUT_MS: u64 = 3_000;
+
+/// Strangers whose attempts are remembered, so that each is logged once in a while and not each time.
+pub const STRANGERS_REMEMBERED_MAX_COUNT: usize = 1_024;
+
+/// Time between two log lines about the same stranger.
+pub const STRANGER_LOG_INTERVAL_MS: u64 = 10_000;
+
+/// Addresses that one peer may name for itself.
+pub const PEER_ADDRESSES_MAX_COUNT: usize = 16;
 
 /// Longest time a client's request waits inside the cluster, elections included.
 pub const REQUEST_TIMEOUT_MS: u64 = 5_000;
@@ -192,16 +240,77 @@ pub const CLI_PAGE_KEYS: u64 = 1_000;
 /// Time that a stopping node gives to requests in work, and to each of its parts.
 pub const STOP_TIMEOUT_MS: u64 = 3_000;
 
+/// Configuration file. A thousand peers fit; a path to something else by mistake does not fill memory.
+pub const CONFIG_FILE_MAX_BYTES: u64 = 1024 * 1024;
+
+/// File that holds a key or a token. A token longer than this would not fit into an HTTP header.
+pub const SECRET_FILE_MAX_BYTES: u64 = 4 * 1024;
+
+/// Heartbeat interval between nodes on one network, where a round trip is below a few milliseconds.
+pub const HEARTBEAT_LAN_INTERVAL_MS: u64 = 100;
+
+/// Election timeout on one network, from and to. Three heartbeats may be lost, and a dead leader is
+/// replaced well within two seconds.
+pub const ELECTION_LAN_TIMEOUT_MS: (u64, u64) = (300, 600);
+
+/// Heartbeat interval over relays and between sites, where a round trip takes up to 250 ms.
+pub const HEARTBEAT_WAN_INTERVAL_MS: u64 = 500;
+
+/// Election timeout over relays and between sites, from and to. A connection that moves to another
+/// path is silent for about two seconds, which must not cost a leader its place.
+pub const ELECTION_WAN_TIMEOUT_MS: (u64, u64) = (2_500, 5_000);
+
+/// Shortest heartbeat interval that can be set. Below it an idle cluster would be busy with itself.
+pub const HEARTBEAT_MIN_INTERVAL_MS: u64 = 10;
+
+/// Longest election timeout that can be set. A cluster is without a leader for as long.
+pub const ELECTION_MAX_TIMEOUT_MS: u64 = 60_000;
+
+/// Shortest checkpoint interval that can be set. Each checkpoint is an fsync of the state.
+pub const CHECKPOINT_MIN_INTERVAL_MS: u64 = 100;
+
+/// Longest checkpoint interval that can be set. What is newer is replayed at a start.
+pub const CHECKPOINT_MAX_INTERVAL_MS: u64 = 600_000;
+
+/// Smallest page cache that can be set: the root pages of every table, a few times.
+pub const CACHE_MIN_BYTES: u64 = 1024 * 1024;
+
+/// Largest page cache that can be set. A number above it is taken for a slip of the unit.
+pub const CACHE_MAX_BYTES: u64 = 1024 * 1024 * 1024 * 1024;
+
+/// Most revisions of history that can be kept. Their undo records take disk space on every node.
+pub const HISTORY_MAX_REVISIONS: u64 = 1_000_000_000;
+
+/// Pause between two tidyings of the collected figures. Samples of histograms pile up until then.
+pub const METRICS_UPKEEP_INTERVAL_MS: u64 = 5_000;
+
 const _: () = assert!(VALUE_MAX_BYTES + KEY_MAX_BYTES < COMMAND_MAX_BYTES);
 const _: () = assert!(COMMAND_MAX_BYTES * 2 < APPEND_BATCH_MAX_BYTES);
 const _: () = assert!((APPEND_BATCH_MAX_BYTES as u64) * 2 < WIRE_MESSAGE_MAX_BYTES);
 const _: () = assert!(COMMAND_MAX_BYTES * 4 <= HTTP_BODY_MAX_BYTES);
+const _: () = assert!(COMMAND_MAX_BYTES < LOG_BATCH_MAX_BYTES);
+const _: () = assert!(LOG_BATCH_MAX_BYTES < LOG_QUEUE_MAX_BYTES);
+const _: () = assert!(APPEND_BATCH_MAX_BYTES < LOG_TAIL_MAX_BYTES);
 const _: () = assert!(SNAPSHOT_EVERY_ENTRIES < REPLICATION_LAG_MAX_ENTRIES);
 const _: () = assert!(LOG_KEPT_BEHIND_SNAPSHOT_ENTRIES < SNAPSHOT_EVERY_ENTRIES);
 const _: () = assert!(REQUEST_TIMEOUT_MS < MEMBERSHIP_TIMEOUT_MS);
 const _: () = assert!(MEMBERSHIP_TIMEOUT_MS < HTTP_REQUEST_TIMEOUT_MS);
-const _: () = assert!(KEY_MAX_BYTES + VALUE_MAX_BYTES < TXN_READ_MAX_BYTES);
+const _: () = assert!(KEY_MAX_BYTES + VALUE_MAX_BYTES + KV_OVERHEAD_BYTES <= TXN_READ_MAX_BYTES);
+const _: () = assert!(KEY_MAX_BYTES + VALUE_MAX_BYTES <= DELETE_PREFIX_MAX_BYTES);
+const _: () =
+    assert!(TXN_READ_MAX_BYTES + TXN_OPS_MAX_COUNT * KV_OVERHEAD_BYTES < SNAPSHOT_CHUNK_READ_MAX_BYTES);
 const _: () = assert!(TXN_READ_MAX_BYTES < RANGE_MAX_BYTES);
+const _: () = assert!(HEARTBEAT_MIN_INTERVAL_MS <= HEARTBEAT_LAN_INTERVAL_MS);
+const _: () = assert!(HEARTBEAT_LAN_INTERVAL_MS * 2 <= ELECTION_LAN_TIMEOUT_MS.0);
+const _: () = assert!(ELECTION_LAN_TIMEOUT_MS.0 < ELECTION_LAN_TIMEOUT_MS.1);
+const _: () = assert!(HEARTBEAT_WAN_INTERVAL_MS * 2 <= ELECTION_WAN_TIMEOUT_MS.0);
+const _: () = assert!(ELECTION_WAN_TIMEOUT_MS.0 < ELECTION_WAN_TIMEOUT_MS.1);
+const _: () = assert!(ELECTION_WAN_TIMEOUT_MS.1 <= ELECTION_MAX_TIMEOUT_MS);
+const _: () = assert!(CHECKPOINT_MIN_INTERVAL_MS <= CHECKPOINT_INTERVAL_MS);
+const _: () = assert!(CHECKPOINT_INTERVAL_MS <= CHECKPOINT_MAX_INTERVAL_MS);
+const _: () = assert!(CACHE_MIN_BYTES <= CACHE_DEFAULT_BYTES && CACHE_DEFAULT_BYTES <= CACHE_MAX_BYTES);
+const _: () = assert!(HISTORY_DEFAULT_REVISIONS <= HISTORY_MAX_REVISIONS);
+
 const _: () = assert!(HTTP_COMPACT_TIMEOUT_MS + REQUEST_TIMEOUT_MS < HTTP_REQUEST_TIMEOUT_MS);
 const _: () = assert!(HTTP_BODY_MAX_BYTES * 16 <= HTTP_BODIES_MAX_BYTES);
 const _: () = assert!(REQUEST_TIMEOUT_MS < CLIENT_ATTEMPT_TIMEOUT_MS);

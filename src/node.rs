@@ -1,1 +1,392 @@
-//! x
+//! One running node: its parts are started in order, and stopped in reverse.
+//!
+//! Nothing opens before the configuration is valid, no port before the data directory is this node's
+//! alone. A part that fails for good ends the node with the reason.
+
+mod banner;
+pub mod data_dir;
+pub mod identity;
+mod parts;
+mod peers;
+pub mod supervisor;
+mod systemd;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::Actor;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub use self::banner::Banner;
+use self::data_dir::{DataDir, DataDirError};
+use self::identity::{Identity, IdentityError};
+use self::parts::Parts;
+use self::peers::Exchange;
+use self::supervisor::Supervision;
+use crate::api::{self, ApiState};
+use crate::config::secret_file::SecretFileError;
+use crate::config::{Bootstrap, Config, NetworkProfile, Relay, Storage};
+use crate::kv::interface::ClusterController;
+use crate::kv::service::cluster::RaftCluster;
+use crate::kv::service::{KvService, ServiceParts};
+use crate::kv::token::{HttpToken, HttpTokenError};
+use crate::kv::types::{ClusterError, NodeId};
+use crate::limits;
+use crate::metrics::Metrics;
+use crate::raft::actor::RaftActor;
+use crate::raft::construct::{self, RaftSettings, RaftStartError, RaftTimings};
+use crate::raft::freshness::Freshness;
+use crate::raft::{RaftHandle, observe};
+use crate::storage::log_mem::MemoryLog;
+use crate::storage::log_redb::{LOG_FILE, OpenLogError, RedbLog};
+use crate::storage::metadata::{Metadata, MetadataError};
+use crate::storage::progress::Progress;
+use crate::storage::snapshot::SnapshotInbox;
+use crate::storage::state::StateReader;
+use crate::storage::{StorageError, StorageOptions, state_mem, state_redb};
+use crate::transport::peers::{DeclareError, PeerBook};
+use crate::transport::server::Handlers;
+use crate::transport::ticket::{NodeTicket, ParseTicketError};
+use crate::transport::{self, BindError, LinkTimeouts, Transport, TransportSettings};
+
+/// Why a node did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The data directory.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The key.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// What the data directory says about itself.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    /// A ticket in the configuration.
+    #[error("a peer in the configuration: {0}")]
+    Ticket(#[from] ParseTicketError),
+    /// A ticket that contradicts what is known.
+    #[error("a peer in the configuration: {0}")]
+    Declare(#[from] DeclareError),
+    /// The HTTP token's file.
+    #[error(transparent)]
+    TokenFile(#[from] SecretFileError),
+    /// The HTTP token.
+    #[error("the HTTP token: {0}")]
+    Token(#[from] HttpTokenError),
+    /// The HTTP address.
+    #[error(
+        "the HTTP address {addr} cannot be used: {source}; give --http-addr another port, or stop what uses it"
+    )]
+    Http {
+        /// The address.
+        addr: SocketAddr,
+        /// The error of the system.
+        source: std::io::Error,
+    },
+    /// The iroh address.
+    #[error("{0}; give --iroh-addr another port, or stop what uses it")]
+    Bind(#[from] BindError),
+    /// The log is gone, and with it the votes that this node gave.
+    #[error(
+        "{path} is missing, although this directory belongs to a cluster: without its log and votes the node must not vote again. Remove node {node_id} from the cluster, empty the directory, and add the node under another id"
+    )]
+    LogMissing {
+        /// The file.
+        path: PathBuf,
+        /// The node.
+        node_id: NodeId,
+    },
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] OpenLogError),
+    /// The state.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// Raft.
+    #[error(transparent)]
+    Raft(#[from] RaftStartError),
+    /// The supervision tree.
+    #[error("the supervision tree could not be started: {0}")]
+    Spawn(#[from] ractor::SpawnErr),
+    /// The first cluster could not be made.
+    #[error("the node could not make a cluster of its own: {0}")]
+    Bootstrap(ClusterError),
+    /// A part failed while the node ran.
+    #[error("{0}")]
+    PartFailed(String),
+}
+
+/// Runs a node until `stop` is cancelled or a part of it fails for good. `announce` is told once its
+/// ports are open.
+///
+/// # Errors
+/// [`NodeError`], which says what to do.
+pub async fn run(
+    config: Config,
+    figures: Metrics,
+    stop: CancellationToken,
+    announce: impl FnOnce(&Banner),
+) -> Result<(), NodeError> {
+    let node = Node::start(config, figures, stop.clone()).await?;
+    announce(&node.banner());
+    systemd::ready(&node.cluster.status().detail);
+    stop.cancelled().await;
+    systemd::stopping();
+    node.stop().await
+}
+
+/// The running parts.
+struct Node {
+    // Held for its lock until everything else has stopped.
+    data_dir: DataDir,
+    supervision: Supervision,
+    transport: Transport,
+    cluster: Arc<RaftCluster>,
+    http_addr: SocketAddr,
+    /// Cancelled once the HTTP server has answered what it had begun.
+    drained: CancellationToken,
+    config: Config,
+}
+
+/// What stands before anything runs: the directory is this node's, and its ports are open.
+struct Ground {
+    config: Config,
+    data_dir: DataDir,
+    metadata: Metadata,
+    transport: Transport,
+    token: Option<HttpToken>,
+}
+
+impl Node {
+    async fn start(config: Config, figures: Metrics, stop: CancellationToken) -> Result<Self, NodeError> {
+        let data_dir = DataDir::open(&config.data_dir)?;
+        let identity = Identity::resolve(
+            data_dir.path(),
+            config.secret_key_file.as_deref(),
+            config.credentials_dir.as_deref(),
+        )?;
+        let metadata = metadata(&config, &data_dir, &identity)?;
+        let book = book(&config, &metadata)?;
+        let token = config.read_http_token()?.map(|secret| HttpToken::new(secret.expose())).transpose()?;
+
+        let listener = TcpListener::bind(config.http_addr).await;
+        let listener = listener.map_err(|source| NodeError::Http { addr: config.http_addr, source })?;
+        let http_addr =
+            listener.local_addr().map_err(|source| NodeError::Http { addr: config.http_addr, source })?;
+        let settings = transport_settings(&config, &identity, http_addr);
+        let transport = Transport::bind(settings, metadata.clone(), book).await?;
+
+        let ground = Ground { config, data_dir, metadata, transport: transport.clone(), token };
+        let node = Self::start_on(ground, listener, http_addr, figures, stop).await;
+        if node.is_err() {
+            transport.close().await;
+        }
+        node
+    }
+
+    /// Starts what needs the ground below it.
+    async fn start_on(
+        ground: Ground,
+        listener: TcpListener,
+        http_addr: SocketAddr,
+        figures: Metrics,
+        stop: CancellationToken,
+    ) -> Result<Self, NodeError> {
+        let Ground { config, data_dir, metadata, transport, token } = ground;
+        let timings = timings(&config);
+        let started = start_raft(&config, &data_dir, &metadata, &transport, timings).await?;
+        let supervision = Supervision::start(stop.clone()).await?;
+        let (actor, _) = Actor::spawn(None, RaftActor, started.raft.clone()).await?;
+        supervision.adopt(actor.get_cell(), "raft");
+
+        let freshness = Arc::new(Freshness::default());
+        let service = KvService::new(ServiceParts {
+            raft: started.raft.clone(),
+            actor,
+            reader: started.reader.clone(),
+            timings,
+            forwarder: Arc::new(transport.clone()),
+            freshness: freshness.clone(),
+        });
+        let own = transport.clone();
+        let own_peer = Arc::new(move || own.own_peer());
+        let cluster = Arc::new(RaftCluster::new(service.clone(), metadata.clone(), own_peer));
+        let exchange = Arc::new(Exchange::new(transport.clone(), metadata.clone()));
+
+        data_dir.write_endpoint_file(&NodeTicket(transport.own_peer()).to_string())?;
+        let drained = CancellationToken::new();
+        let parts = Parts { supervision: &supervision, stop: &stop };
+        let handlers = Handlers {
+            raft: started.raft.clone(),
+            inbox: started.inbox,
+            forward: Arc::new(service.clone()),
+            freshness,
+            reader: started.reader.clone(),
+        };
+        parts.transport(transport.clone(), handlers);
+        let iroh = transport.clone();
+        let state = ApiState {
+            kv: Arc::new(service.clone()),
+            cluster: cluster.clone(),
+            peers: exchange,
+            render_metrics: {
+                let figures = figures.clone();
+                Arc::new(move || figures.render())
+            },
+            render_iroh_metrics: Arc::new(move || iroh.metrics_text().unwrap_or_default()),
+            token,
+        };
+        parts.http(listener, api::router(state), drained.clone());
+        parts.recovery(service.clone());
+        parts.history(service, config.kv.history_revisions);
+        parts.membership(started.raft.clone(), transport.clone());
+        parts.peers(transport.clone(), metadata.clone());
+        parts.endpoint_file(transport.clone(), data_dir.path().to_owned());
+        parts.figures(figures, started.raft.clone(), started.reader);
+
+        let node = Self { data_dir, supervision, transport, cluster, http_addr, drained, config };
+        node.bootstrap(&started.raft, &metadata).await?;
+        Ok(node)
+    }
+
+    /// A new node that knows nobody makes a cluster of its own, unless it is told to wait.
+    async fn bootstrap(&self, raft: &RaftHandle, metadata: &Metadata) -> Result<(), NodeError> {
+        let is_alone = self.config.peers.is_empty() && metadata.peers().is_empty();
+        let is_new = !observe::is_initialized(&observe::metrics(raft));
+        if self.config.bootstrap == Bootstrap::Auto && is_new && is_alone {
+            self.cluster.init().await.map_err(NodeError::Bootstrap)?;
+        }
+        Ok(())
+    }
+
+    fn banner(&self) -> Banner {
+        Banner {
+            peer: self.transport.own_peer(),
+            http_addr: self.http_addr,
+            data_dir: self.data_dir.path().to_owned(),
+            status: self.cluster.status(),
+            in_memory: self.config.storage == Storage::Memory,
+        }
+    }
+
+    async fn stop(self) -> Result<(), NodeError> {
+        let limit = stop_timeout();
+        if tokio::time::timeout(limit, self.drained.cancelled()).await.is_err() {
+            tracing::warn!("requests were still in work {} ms after the stop", limit.as_millis());
+        }
+        self.supervision.stop().await;
+        self.transport.close().await;
+        match self.supervision.failure() {
+            Some(reason) => Err(NodeError::PartFailed(reason.to_owned())),
+            None => Ok(()),
+        }
+    }
+}
+
+/// How long each step of a stop may take.
+fn stop_timeout() -> Duration {
+    Duration::from_millis(limits::STOP_TIMEOUT_MS)
+}
+
+fn metadata(config: &Config, data_dir: &DataDir, identity: &Identity) -> Result<Metadata, NodeError> {
+    match config.storage {
+        Storage::Redb => Ok(Metadata::open(data_dir.path(), config.node_id, identity.public_key())?),
+        // A memory that forgets its votes must not remember that it has a cluster.
+        Storage::Memory => {
+            Ok(Metadata::in_memory(config.node_id.unwrap_or(NodeId(1)), identity.public_key()))
+        }
+    }
+}
+
+/// The peers that the configuration names, and those that were known at the last stop.
+fn book(config: &Config, metadata: &Metadata) -> Result<PeerBook, NodeError> {
+    let book = PeerBook::new(metadata.node_id(), metadata.public_key());
+    for peer in metadata.peers() {
+        if let Err(error) = book.declare(peer) {
+            tracing::warn!("a peer that was known at the last stop is left out: {error}");
+        }
+    }
+    for ticket in &config.peers {
+        match book.declare(ticket.parse::<NodeTicket>()?.into()) {
+            // One list of peers for all nodes names each of them as well.
+            Ok(()) | Err(DeclareError::Own(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(book)
+}
+
+fn transport_settings(config: &Config, identity: &Identity, http_addr: SocketAddr) -> TransportSettings {
+    TransportSettings {
+        secret_key: identity.secret_key().clone(),
+        bind_addr: config.iroh_addr,
+        relay: match &config.iroh_relay {
+            Relay::Disabled => transport::Relay::Disabled,
+            Relay::N0 => transport::Relay::N0,
+            Relay::Url(url) => transport::Relay::Url(url.clone()),
+        },
+        timeouts: match config.network_profile {
+            NetworkProfile::Lan => LinkTimeouts::lan(),
+            NetworkProfile::Wan => LinkTimeouts::wan(),
+        },
+        http_addr: Some(http_addr),
+    }
+}
+
+fn timings(config: &Config) -> RaftTimings {
+    RaftTimings {
+        heartbeat_interval_ms: config.raft.heartbeat_interval_ms,
+        election_timeout_min_ms: config.raft.election_timeout_min_ms,
+        election_timeout_max_ms: config.raft.election_timeout_max_ms,
+    }
+}
+
+/// Raft with what others need of its storage.
+struct StartedRaft {
+    raft: RaftHandle,
+    reader: StateReader,
+    inbox: SnapshotInbox,
+}
+
+async fn start_raft(
+    config: &Config,
+    data_dir: &DataDir,
+    metadata: &Metadata,
+    transport: &Transport,
+    timings: RaftTimings,
+) -> Result<StartedRaft, NodeError> {
+    let settings = RaftSettings {
+        node_id: metadata.node_id(),
+        timings,
+        snapshot_every_entries: config.raft.snapshot_every_entries,
+    };
+    let progress = Arc::new(Progress::default());
+    let network = transport.network();
+    match config.storage {
+        Storage::Memory => {
+            let (log, state) = (MemoryLog::new(progress), state_mem::open());
+            let (reader, inbox) = (state.reader(), state.inbox());
+            let raft = construct::start(&settings, network, log, state).await?;
+            Ok(StartedRaft { raft, reader, inbox })
+        }
+        Storage::Redb => {
+            let path = data_dir.path().join(LOG_FILE);
+            if metadata.cluster_id().is_some() && !path.exists() {
+                return Err(NodeError::LogMissing { path, node_id: metadata.node_id() });
+            }
+            let options = StorageOptions {
+                cache_bytes: config.storage_options.cache_bytes,
+                checkpoint_interval: Duration::from_millis(config.storage_options.checkpoint_interval_ms),
+            };
+            let cache_bytes = usize::try_from(options.cache_bytes).unwrap_or(usize::MAX);
+            let log = RedbLog::open(&path, cache_bytes, progress.clone())?;
+            let state = state_redb::open(data_dir.path(), options, progress)?;
+            let (reader, inbox) = (state.reader(), state.inbox());
+            let raft = construct::start(&settings, network, log, state).await?;
+            Ok(StartedRaft { raft, reader, inbox })
+        }
+    }
+}

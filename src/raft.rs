@@ -1,6 +1,14 @@
 //! Consensus: openraft's types, its construction, and the actor that owns it.
 //!
+//! Reads and writes call [`RaftHandle`] directly; only lifecycle and membership go through the actor.
 //! It must never import the network: `node` injects one.
 
+pub mod actor;
+pub mod construct;
 pub mod freshness;
+pub mod membership;
+pub mod observe;
 pub mod types;
+
+/// A running Raft node.
+pub type RaftHandle = openraft::Raft<types::TypeConfig, crate::storage::state::StateMachine>;

@@ -3,4 +3,96 @@
 //! It must never report an entry as flushed before it is on disk, never apply what the log does not
 //! hold durably to a durable checkpoint, and never serve bytes that fail their checksum.
 
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::limits;
+
+pub mod apply;
+mod batch;
+mod checkpoint;
+pub mod codec;
+pub mod database;
+mod fused_file;
+mod head;
+pub mod log_mem;
+pub mod log_redb;
+mod log_view;
+pub mod metadata;
 pub mod progress;
+mod read;
+pub mod record;
+pub mod snapshot;
+pub mod state;
+pub mod state_mem;
+pub mod state_redb;
+pub mod tables;
+
+#[cfg(test)]
+mod log_suite;
+
+pub use log_view::LogError;
+
+/// What the databases are opened with.
+#[derive(Clone, Copy, Debug)]
+pub struct StorageOptions {
+    /// Page cache of one database file.
+    pub cache_bytes: u64,
+    /// Longest time between two durable checkpoints of the state while it changes.
+    pub checkpoint_interval: Duration,
+}
+
+impl Default for StorageOptions {
+    fn default() -> Self {
+        Self {
+            cache_bytes: limits::CACHE_DEFAULT_BYTES,
+            checkpoint_interval: Duration::from_millis(limits::CHECKPOINT_INTERVAL_MS),
+        }
+    }
+}
+
+/// Why a store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// The operating system refused.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The file is no database that can be read.
+    #[error(
+        "cannot open the database {}: {source}. If another process uses the data directory, stop it; otherwise the file is damaged or not Aspen's: restore it, or remove this node from the cluster and let it join again with an empty data directory and a new id",
+        path.display()
+    )]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the storage engine said.
+        source: Box<redb::Error>,
+    },
+    /// The file is a database, but what it holds is damaged or something else.
+    #[error(
+        "the database {} does not hold Aspen's state: {source}. Restore it, or remove this node from the cluster and let it join again with an empty data directory and a new id",
+        path.display()
+    )]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: tables::StateError,
+    },
+}
+
+impl StorageError {
+    /// For `map_err`: an I/O error with what was tried, and on what.
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { action, path, source }
+    }
+}

@@ -1,1 +1,300 @@
-//! x
+//! The network between nodes: one iroh endpoint, known by its key, with QUIC connections by purpose.
+//!
+//! It carries Raft's messages, snapshots, and requests that followers forward. It must never let a
+//! stranger's bytes past the handshake, and never let one stream's trouble become another's.
+//!
+//! # Tiger Style
+//! - A connection is admitted by key in the handshake, and again by what it says at its hello.
+//! - Every message has a size limit, checked before memory is taken, and every wait a bound.
+//! - Bulk never shares a connection with heartbeats and votes.
+
+pub mod admission;
+mod forward;
+mod hello;
+mod link;
+pub mod network;
+pub mod peers;
+mod protocol;
+pub mod server;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+pub mod ticket;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use iroh::address_lookup::MemoryLookup;
+use iroh::endpoint::{PortmapperConfig, QuicTransportConfig, VarInt, presets};
+use iroh::{Endpoint, RelayMode, RelayUrl, SecretKey, TransportAddr, Watcher};
+use iroh_metrics::Registry;
+
+use self::admission::Admission;
+use self::link::Links;
+use self::network::Network;
+use self::peers::PeerBook;
+use crate::kv::types::{NodeId, NodeInfo, Peer, PublicKey};
+use crate::limits;
+use crate::storage::metadata::Metadata;
+
+/// Which relays the endpoint uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Relay {
+    /// None: the node calls nobody but its peers.
+    Disabled,
+    /// The public ones of n0, with their address lookup.
+    N0,
+    /// One's own.
+    Url(RelayUrl),
+}
+
+/// How long the transport waits, fit for the kind of link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkTimeouts {
+    /// A connection without a sign of life for this long is dead.
+    pub idle: Duration,
+    /// Time between two signs of life.
+    pub keep_alive: Duration,
+    /// A path (one pair of addresses) without a sign of life for this long is given up.
+    pub path_idle: Duration,
+    /// Setting a connection up, hello included.
+    pub connect: Duration,
+    /// An answer to a heartbeat.
+    pub rpc: Duration,
+    /// The next answer on a stream of appends or the next piece of a snapshot; it includes an fsync.
+    pub stall: Duration,
+}
+
+impl LinkTimeouts {
+    /// For machines in one network.
+    pub fn lan() -> Self {
+        Self {
+            idle: Duration::from_secs(3),
+            keep_alive: Duration::from_millis(500),
+            path_idle: Duration::from_secs(2),
+            connect: Duration::from_secs(3),
+            rpc: Duration::from_secs(1),
+            stall: Duration::from_secs(5),
+        }
+    }
+
+    /// For machines at several sites, and for links over relays.
+    pub fn wan() -> Self {
+        Self {
+            idle: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(2),
+            path_idle: Duration::from_secs(6),
+            connect: Duration::from_secs(10),
+            rpc: Duration::from_secs(4),
+            stall: Duration::from_secs(15),
+        }
+    }
+}
+
+/// What the endpoint is made of.
+#[derive(Clone, Debug)]
+pub struct TransportSettings {
+    /// This node's key.
+    pub secret_key: SecretKey,
+    /// Where to listen for UDP.
+    pub bind_addr: SocketAddr,
+    /// Which relays to use.
+    pub relay: Relay,
+    /// How long to wait.
+    pub timeouts: LinkTimeouts,
+    /// Where this node's HTTP API listens, told to others as a hint for clients.
+    pub http_addr: Option<SocketAddr>,
+}
+
+/// Why the endpoint did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The socket address cannot be used.
+    #[error("the UDP address {addr} cannot be used for iroh: {reason}; is another process using it?")]
+    Socket {
+        /// The address.
+        addr: SocketAddr,
+        /// The error of the system.
+        reason: String,
+    },
+}
+
+/// This node's end of the network. Clones share it.
+#[derive(Clone)]
+pub struct Transport(Arc<Inner>);
+
+struct Inner {
+    endpoint: Endpoint,
+    metadata: Metadata,
+    book: PeerBook,
+    links: Links,
+    timeouts: LinkTimeouts,
+    relay_url: Option<String>,
+    bind_addr: SocketAddr,
+    http_addr: Option<SocketAddr>,
+}
+
+impl Transport {
+    /// Opens the endpoint. Connections are accepted once [`Transport::serve`] runs.
+    ///
+    /// # Errors
+    /// [`BindError`] if the address is taken or not this machine's.
+    pub async fn bind(
+        settings: TransportSettings,
+        metadata: Metadata,
+        book: PeerBook,
+    ) -> Result<Self, BindError> {
+        let lookup = MemoryLookup::new();
+        book.publish_to(lookup.clone());
+        let (relay_mode, relay_url) = match &settings.relay {
+            Relay::Disabled => (RelayMode::Disabled, None),
+            Relay::N0 => (RelayMode::Default, None),
+            Relay::Url(url) => (RelayMode::Custom(url.clone().into()), Some(url.to_string())),
+        };
+        let builder = match settings.relay {
+            Relay::N0 => Endpoint::builder(presets::N0),
+            Relay::Disabled | Relay::Url(_) => Endpoint::builder(presets::Minimal),
+        };
+        let refused = |reason: String| BindError::Socket { addr: settings.bind_addr, reason };
+        let endpoint = builder
+            .secret_key(settings.secret_key)
+            .alpns(protocol::ALPNS.iter().map(|alpn| alpn.to_vec()).collect())
+            .relay_mode(relay_mode)
+            .portmapper_config(PortmapperConfig::Disabled)
+            .clear_ip_transports()
+            .bind_addr(settings.bind_addr)
+            .map_err(|error| refused(error.to_string()))?
+            .address_lookup(lookup)
+            .hooks(Admission::new(book.clone()))
+            .transport_config(quic(&settings.timeouts))
+            .bind()
+            .await
+            .map_err(|error| refused(format!("{error:#}")))?;
+        Ok(Self(Arc::new(Inner {
+            links: Links::default(),
+            endpoint,
+            metadata,
+            book,
+            timeouts: settings.timeouts,
+            relay_url,
+            bind_addr: settings.bind_addr,
+            http_addr: settings.http_addr,
+        })))
+    }
+
+    /// This node's id.
+    pub fn node_id(&self) -> NodeId {
+        self.0.metadata.node_id()
+    }
+
+    /// The nodes that this one knows.
+    pub fn book(&self) -> &PeerBook {
+        &self.0.book
+    }
+
+    /// The network that Raft sends through.
+    pub fn network(&self) -> Network {
+        Network::new(self.clone())
+    }
+
+    /// What others need to know to reach this node, at this moment.
+    pub fn own_peer(&self) -> Peer {
+        let addr = self.0.endpoint.addr();
+        let addresses = if self.0.bind_addr.ip().is_unspecified() {
+            addr.ip_addrs().copied().collect()
+        } else {
+            self.0.endpoint.bound_sockets()
+        };
+        let relay_url =
+            addr.relay_urls().next().map(ToString::to_string).or_else(|| self.0.relay_url.clone());
+        let public_key = PublicKey(*self.0.endpoint.id().as_bytes());
+        let info = NodeInfo { public_key, addresses, relay_url, http_addr: self.0.http_addr };
+        Peer { node_id: self.node_id(), info }
+    }
+
+    /// Waits until this node's addresses change.
+    pub async fn own_address_changed(&self) {
+        let mut watcher = self.0.endpoint.watch_addr();
+        if watcher.updated().await.is_err() {
+            // The endpoint is closed: its addresses never change again.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Drops the connections of a node that is no longer let in.
+    pub fn cut_off(&self, keys: &[PublicKey]) {
+        for key in keys {
+            self.0.links.close_all_of(*key);
+        }
+    }
+
+    /// The open connections to and from a node.
+    pub fn connections_of(&self, key: PublicKey) -> Vec<PeerConnection> {
+        self.0.links.connections_of(key).iter().map(PeerConnection::of).collect()
+    }
+
+    /// Why the last attempt to reach a node failed, unless one has succeeded since.
+    pub fn last_error(&self, node_id: NodeId) -> Option<String> {
+        self.0.links.failure_of(node_id)
+    }
+
+    /// iroh's own figures, as OpenMetrics text.
+    ///
+    /// # Errors
+    /// If a figure cannot be formatted.
+    pub fn metrics_text(&self) -> Result<String, std::fmt::Error> {
+        let mut registry = Registry::default();
+        registry.sub_registry_with_prefix("aspen_iroh").register_all(self.0.endpoint.metrics());
+        let mut text = String::new();
+        registry.encode_openmetrics_to_writer(&mut text).map_err(|_| std::fmt::Error)?;
+        Ok(text)
+    }
+
+    /// Says goodbye to all peers and closes the endpoint, within a second.
+    pub async fn close(&self) {
+        // With dead peers the orderly way takes seconds, and they cannot hear it.
+        if tokio::time::timeout(Duration::from_secs(1), self.0.endpoint.close()).await.is_err() {
+            tracing::debug!("the iroh endpoint was closed without waiting for all peers");
+        }
+    }
+}
+
+fn quic(timeouts: &LinkTimeouts) -> QuicTransportConfig {
+    let idle = timeouts.idle.try_into().expect("the idle timeout is some seconds");
+    // The stream receive window keeps its default: larger ones have killed connections.
+    QuicTransportConfig::builder()
+        .max_idle_timeout(Some(idle))
+        .keep_alive_interval(timeouts.keep_alive)
+        .default_path_max_idle_timeout(timeouts.path_idle)
+        .default_path_keep_alive_interval(timeouts.keep_alive)
+        .max_concurrent_bidi_streams(VarInt::from_u32(limits::WIRE_STREAMS_MAX_COUNT))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .build()
+}
+
+/// One open connection, for operators.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerConnection {
+    /// What it is for.
+    pub alpn: String,
+    /// Round trip on the path in use.
+    pub rtt: Option<Duration>,
+    /// The path in use: an address, or a relay.
+    pub path: Option<String>,
+}
+
+impl PeerConnection {
+    fn of(connection: &iroh::endpoint::Connection) -> Self {
+        let paths = connection.paths();
+        let selected = paths.iter().find(|path| path.is_selected());
+        Self {
+            alpn: String::from_utf8_lossy(connection.alpn()).into_owned(),
+            rtt: selected.as_ref().map(|path| path.rtt()),
+            path: selected.map(|path| match path.remote_addr() {
+                TransportAddr::Ip(addr) => addr.to_string(),
+                other => format!("{other:?}"),
+            }),
+        }
+    }
+}

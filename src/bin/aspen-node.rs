@@ -1,1 +1,114 @@
-fn main() {}
+//! One node of Aspen: flags, then configuration, then logs, then the node until it is told to stop.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use aspen::config::flags::{Command, Flags};
+use aspen::config::{Config, Loaded, Sources};
+use aspen::node::{self, Banner, identity};
+use aspen::transport::ticket::NodeTicket;
+use aspen::{metrics, telemetry};
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Flags or configuration were refused.
+const REFUSED: u8 = 2;
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    if let Some(Command::Keygen { out }) = &flags.command {
+        return keygen(out);
+    }
+    let loaded = match load(&flags) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            complain(&error);
+            return ExitCode::from(REFUSED);
+        }
+    };
+    if flags.print_config {
+        return say(&loaded.render());
+    }
+    if flags.check_config {
+        return say(&loaded.summary());
+    }
+    match run(loaded.config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("the node ends: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn load(flags: &Flags) -> anyhow::Result<Loaded> {
+    let validate_peer =
+        |ticket: &str| ticket.parse::<NodeTicket>().map(drop).map_err(|error| error.to_string());
+    Ok(Config::load(&Sources { flags, environment: std::env::vars_os().collect(), validate_peer })?)
+}
+
+fn keygen(out: &std::path::Path) -> ExitCode {
+    match identity::keygen(out) {
+        Ok(public_key) => say(&public_key.to_string()),
+        Err(error) => {
+            complain(&error.into());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(config: Config) -> anyhow::Result<()> {
+    let journal_stream = std::env::var("JOURNAL_STREAM").ok();
+    telemetry::init(config.log_format, &config.log_filter, journal_stream.as_deref())?;
+    let figures = metrics::install()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("aspen").build()?;
+    let result = runtime.block_on(async {
+        let stop = CancellationToken::new();
+        stop_on_signals(stop.clone())?;
+        node::run(config, figures, stop, announce).await?;
+        tracing::info!("the node has stopped");
+        anyhow::Ok(())
+    });
+    // Everything that matters has stopped; a task that hangs must not keep the process.
+    runtime.shutdown_timeout(std::time::Duration::from_millis(aspen::limits::STOP_TIMEOUT_MS));
+    result
+}
+
+/// The first signal stops the node in order, a second one at once.
+fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        loop {
+            let name = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            };
+            if stop.is_cancelled() {
+                tracing::warn!("{name} again: the node ends at once");
+                std::process::exit(1);
+            }
+            tracing::info!("{name}: the node stops");
+            stop.cancel();
+        }
+    });
+    Ok(())
+}
+
+fn announce(banner: &Banner) {
+    // Whoever started the node may have closed its output; that is no reason to stop.
+    write!(std::io::stdout().lock(), "{banner}").ok();
+    tracing::info!(node_id = %banner.peer.node_id, http_addr = %banner.http_addr, "the node is up: {}", banner.status.detail);
+}
+
+fn say(text: &str) -> ExitCode {
+    match writeln!(std::io::stdout().lock(), "{}", text.trim_end()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn complain(error: &anyhow::Error) {
+    writeln!(std::io::stderr().lock(), "aspen-node: {error:#}").ok();
+}

@@ -56,6 +56,10 @@ pub enum ForwardError {
 /// Carries requests to another member.
 #[async_trait]
 pub trait Forwarder: Send + Sync + 'static {
+    /// Makes a node known, so that it is let in, and checks that it answers as itself. A node that does
+    /// not answer is forgotten again. Ends within `timeout_ms`.
+    async fn introduce(&self, peer: &Peer, timeout_ms: u64) -> Result<(), ForwardError>;
+
     /// Asks `leader`. Ends within `timeout_ms`.
     async fn forward(
         &self,

@@ -1,1 +1,339 @@
-//! x
+//! Reads and writes over Raft: the first control backend.
+//!
+//! Every member takes every request. What needs the leader is forwarded to it, and sent again while
+//! that is certain to be harmless. It must never send a write twice that could take effect twice, and
+//! never answer a linearizable read from a state that a quorum may have left behind.
+//!
+//! # Tiger Style
+//! - A request ends within [`limits::REQUEST_TIMEOUT_MS`], one on the membership within
+//!   [`limits::MEMBERSHIP_TIMEOUT_MS`].
+//! - A write without a session is delivered at most once.
+//! - A forwarded request is never forwarded again.
+
+mod attempt;
+pub mod cluster;
+pub mod history;
+mod read_index;
+mod status;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use openraft::errors::{ClientWriteError, RaftError};
+use openraft::{Instant, ReadPolicy};
+use ractor::ActorRef;
+
+use self::attempt::{Attempt, Retry};
+use self::read_index::ReadIndex;
+use super::forward::{ForwardError, ForwardHandler, ForwardReply, ForwardRequest, Forwarder};
+use super::interface::KeyValueStore;
+use super::types::{
+    ClusterError, Command, Consistency, KeyRange, KvError, LeaderHint, MembershipChanged, NodeId, ReadReply,
+    ReadRequest, Staleness, WriteOp, WriteReply,
+};
+use crate::limits;
+use crate::raft::RaftHandle;
+use crate::raft::actor::RaftMessage;
+use crate::raft::construct::RaftTimings;
+use crate::raft::freshness::Freshness;
+use crate::raft::observe::{self, Route};
+use crate::raft::types::{Applied, Proposal};
+use crate::storage::record::encode_command;
+use crate::storage::state::StateReader;
+
+/// What the service is made of.
+pub struct ServiceParts {
+    /// The running Raft node.
+    pub raft: RaftHandle,
+    /// Its actor, which owns operations on the membership.
+    pub actor: ActorRef<RaftMessage>,
+    /// Read access to its state.
+    pub reader: StateReader,
+    /// Its timings, which say when a leader has lost its quorum.
+    pub timings: RaftTimings,
+    /// The way to other members.
+    pub forwarder: Arc<dyn Forwarder>,
+    /// How old the applied state may be.
+    pub freshness: Arc<Freshness>,
+}
+
+/// The key-value service of one node. Clones share it.
+#[derive(Clone)]
+pub struct KvService(Arc<Inner>);
+
+struct Inner {
+    parts: ServiceParts,
+    read_index: ReadIndex,
+    recovered: AtomicBool,
+}
+
+impl KvService {
+    /// Starts the service. It must be called inside a Tokio runtime.
+    pub fn new(parts: ServiceParts) -> Self {
+        Self(Arc::new_cyclic(|weak: &Weak<Inner>| {
+            let weak = weak.clone();
+            let read_index = ReadIndex::start(move || confirm_read_index(weak.clone()));
+            Inner { parts, read_index, recovered: AtomicBool::new(false) }
+        }))
+    }
+
+    /// Waits until the state includes all that was applied before the last stop, however long that
+    /// takes; local reads are refused until then.
+    pub async fn recover(&self) {
+        let raft = &self.0.parts.raft;
+        let last_at_start = observe::metrics(raft).last_log_index;
+        let wait = raft.wait(None);
+        let caught_up = wait.metrics(
+            |metrics| {
+                // A log that is longer than the leader's is cut back: its old end may never be applied.
+                let target = last_at_start.min(metrics.last_log_index);
+                metrics.cluster_committed.as_ref().map(|log_id| log_id.index()) >= target
+                    && metrics.last_applied.as_ref().map(|log_id| log_id.index()) >= target
+            },
+            "the state catches up with the log",
+        );
+        if caught_up.await.is_ok() {
+            self.0.recovered.store(true, Ordering::Release);
+        }
+    }
+
+    fn is_recovered(&self) -> bool {
+        self.0.recovered.load(Ordering::Acquire)
+    }
+
+    fn route(&self) -> Route {
+        observe::route(&observe::metrics(&self.0.parts.raft), &self.0.parts.timings)
+    }
+
+    /// Has the leader serve a request, wherever it is, and tries again while that is harmless.
+    async fn lead_or_forward(
+        &self,
+        request: ForwardRequest,
+        repeatable: bool,
+        bound_ms: u64,
+    ) -> Result<ForwardReply, ClusterError> {
+        let mut retry = Retry::within_ms(bound_ms);
+        loop {
+            let attempt = match self.route() {
+                Route::Local => self.serve_here(request.clone(), retry.left_ms()).await,
+                Route::Remote(leader) => self.ask(leader, request.clone(), retry.left_ms()).await,
+                Route::NoLeader(reason) => Attempt::NotDelivered(reason),
+                Route::NotInitialized => return Err(KvError::NotInitialized.into()),
+                Route::Stopped(reason) => return Err(KvError::Stopping { reason }.into()),
+            };
+            if let Some(reply) = retry.settle(attempt, repeatable).await? {
+                return Ok(reply);
+            }
+        }
+    }
+
+    /// Serves a request on this node, which leads as far as it knows.
+    async fn serve_here(&self, request: ForwardRequest, bound_ms: u64) -> Attempt<ForwardReply> {
+        let bound = Duration::from_millis(bound_ms);
+        let served = async {
+            match request {
+                ForwardRequest::Propose(proposal) => self.propose(proposal).await.map(ForwardReply::Proposed),
+                ForwardRequest::ReadIndex => self.read_index_here().await.map(ForwardReply::ReadIndex),
+                ForwardRequest::AddLearner(peer) => {
+                    let met = self.0.parts.forwarder.introduce(&peer, limits::REQUEST_TIMEOUT_MS).await;
+                    if let Err(
+                        ForwardError::Unreachable { node_id, reason }
+                        | ForwardError::NoAnswer { node_id, reason },
+                    ) = met
+                    {
+                        return Attempt::Done(Err(ClusterError::Unreachable { node_id, reason }));
+                    }
+                    self.change(|reply| RaftMessage::AddLearner(peer, reply)).await
+                }
+                ForwardRequest::ChangeMembership(change) => {
+                    self.change(|reply| RaftMessage::ChangeMembership(change, reply)).await
+                }
+            }
+        };
+        match tokio::time::timeout(bound, served).await {
+            Ok(attempt) => attempt,
+            Err(_) => Attempt::Unknown(format!("the leader did not finish within {bound_ms} ms")),
+        }
+    }
+
+    async fn propose(&self, proposal: Proposal) -> Attempt<WriteReply> {
+        match self.0.parts.raft.client_write(proposal).await {
+            Ok(written) => match written.data {
+                Applied::Command(result) => Attempt::Done(result.map_err(ClusterError::from)),
+                Applied::Nothing => {
+                    panic!("applying a command gave no reply; its log id is {}", written.log_id)
+                }
+            },
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
+                Attempt::NotDelivered("the leadership changed".to_owned())
+            }
+            Err(error) => Attempt::Unknown(error.to_string()),
+        }
+    }
+
+    async fn read_index_here(&self) -> Attempt<u64> {
+        match self.0.parts.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+            Ok(linearizer) => Attempt::Done(Ok(linearizer.read_log_id().index())),
+            Err(RaftError::APIError(error)) => Attempt::NotDelivered(error.to_string()),
+            Err(RaftError::Fatal(fatal)) => Attempt::Done(Err(stopping(&fatal.to_string()).into())),
+        }
+    }
+
+    async fn change(
+        &self,
+        message: impl FnOnce(ractor::RpcReplyPort<Result<MembershipChanged, ClusterError>>) -> RaftMessage,
+    ) -> Attempt<ForwardReply> {
+        let bound = Duration::from_millis(limits::MEMBERSHIP_TIMEOUT_MS);
+        match self.0.parts.actor.call(message, Some(bound)).await {
+            Ok(ractor::rpc::CallResult::Success(Ok(changed))) => {
+                Attempt::Done(Ok(ForwardReply::Membership(changed)))
+            }
+            Ok(ractor::rpc::CallResult::Success(Err(error))) => Attempt::of_refusal(error),
+            Ok(_) => Attempt::Unknown("the Raft actor gave no answer".to_owned()),
+            Err(error) => Attempt::Done(Err(stopping(&error.to_string()).into())),
+        }
+    }
+
+    /// Asks the leader on another node.
+    async fn ask(&self, leader: NodeId, request: ForwardRequest, bound_ms: u64) -> Attempt<ForwardReply> {
+        // A leader that died leaves its connection silent for seconds: a new one is heard of sooner.
+        let deposed = self.0.parts.raft.wait(None);
+        let deposed = deposed.metrics(|metrics| metrics.current_leader != Some(leader), "another leader");
+        let answer = tokio::select! {
+            answer = self.0.parts.forwarder.forward(leader, request, bound_ms) => answer,
+            _ = deposed => return Attempt::Unknown(format!("node {leader} lost the leadership")),
+        };
+        match answer {
+            Ok(Ok(reply)) => Attempt::Done(Ok(reply)),
+            Ok(Err(error)) => Attempt::of_refusal(error),
+            Err(error @ ForwardError::Unreachable { .. }) => Attempt::NotDelivered(error.to_string()),
+            Err(error @ ForwardError::NoAnswer { .. }) => Attempt::Unknown(error.to_string()),
+        }
+    }
+
+    /// Waits until this node has applied all that was committed when the call began.
+    async fn await_linearizable(&self) -> Result<(), KvError> {
+        let started = std::time::Instant::now();
+        let bound = Duration::from_millis(limits::REQUEST_TIMEOUT_MS);
+        let no_quorum = |reason: &str| KvError::NoQuorum {
+            waited_ms: limits::REQUEST_TIMEOUT_MS,
+            reason: reason.to_owned(),
+        };
+
+        let confirmed = tokio::time::timeout(bound, self.0.read_index.confirm()).await;
+        let index = confirmed.map_err(|_| no_quorum("no leader confirmed the read"))??;
+        if self.0.parts.reader.applied_index() >= Some(index) {
+            return Ok(());
+        }
+        let left = bound.saturating_sub(started.elapsed());
+        let wait = self.0.parts.raft.wait(Some(left));
+        let applied = wait.applied_index_at_least(Some(index), "linearizable read").await;
+        applied.map_err(|_| no_quorum("this node lags behind the leader"))?;
+        Ok(())
+    }
+
+    fn staleness(&self) -> Result<Staleness, KvError> {
+        if !observe::is_initialized(&observe::metrics(&self.0.parts.raft)) {
+            return Err(KvError::NotInitialized);
+        }
+        if !self.is_recovered() {
+            return Err(KvError::Recovering);
+        }
+        Ok(Staleness { age_ms: self.age().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)) })
+    }
+
+    /// Time since this node was known to be up to date. A leader is, as long as a quorum follows it.
+    fn age(&self) -> Option<Duration> {
+        let metrics = observe::metrics(&self.0.parts.raft);
+        match observe::route(&metrics, &self.0.parts.timings) {
+            Route::Local => Some(metrics.last_quorum_acked.map_or(Duration::ZERO, |acked| acked.elapsed())),
+            _ => self.0.parts.freshness.age(self.0.parts.reader.applied_index()),
+        }
+    }
+}
+
+#[async_trait]
+impl KeyValueStore for KvService {
+    async fn write(&self, command: Command) -> Result<WriteReply, KvError> {
+        command.validate()?;
+        let repeatable = command.session.is_some() || matches!(command.op, WriteOp::Compact { .. });
+        let request = ForwardRequest::Propose(encode_command(&command)?);
+        match self.lead_or_forward(request, repeatable, limits::REQUEST_TIMEOUT_MS).await {
+            Ok(ForwardReply::Proposed(reply)) => Ok(reply),
+            Ok(other) => panic!("a proposal was answered with {other:?}"),
+            Err(error) => Err(kv_error(error)),
+        }
+    }
+
+    async fn read(&self, request: ReadRequest) -> Result<ReadReply, KvError> {
+        request.validate()?;
+        let staleness = match request.consistency {
+            Consistency::Linearizable => {
+                self.await_linearizable().await?;
+                None
+            }
+            Consistency::Stale => Some(self.staleness()?),
+        };
+        let reader = self.0.parts.reader.clone();
+        let (revision, range) = match &request.range {
+            KeyRange::Key(_) => reader.read(&request)?,
+            // A scan takes long enough to be in the way of other tasks.
+            _ => tokio::task::spawn_blocking(move || reader.read(&request))
+                .await
+                .map_err(|error| KvError::Storage { reason: error.to_string() })??,
+        };
+        Ok(ReadReply { revision, range, staleness })
+    }
+}
+
+#[async_trait]
+impl ForwardHandler for KvService {
+    async fn handle(&self, request: ForwardRequest) -> Result<ForwardReply, ClusterError> {
+        let bound_ms = match &request {
+            ForwardRequest::Propose(_) | ForwardRequest::ReadIndex => limits::REQUEST_TIMEOUT_MS,
+            ForwardRequest::AddLearner(_) | ForwardRequest::ChangeMembership(_) => {
+                limits::MEMBERSHIP_TIMEOUT_MS
+            }
+        };
+        match self.route() {
+            Route::Local => self.serve_here(request, bound_ms).await.into_result(bound_ms),
+            Route::Remote(node_id) => {
+                let metrics = observe::metrics(&self.0.parts.raft);
+                let http_addr = metrics.membership_config.get_node(&node_id).and_then(|node| node.http_addr);
+                let leader = LeaderHint { node_id, http_addr };
+                Err(KvError::NotLeader { leader, reason: "another node leads".to_owned() }.into())
+            }
+            Route::NoLeader(reason) => Err(KvError::NoQuorum { waited_ms: 0, reason }.into()),
+            Route::NotInitialized => Err(KvError::NotInitialized.into()),
+            Route::Stopped(reason) => Err(KvError::Stopping { reason }.into()),
+        }
+    }
+}
+
+/// One round of read index for all reads that wait for it.
+async fn confirm_read_index(service: Weak<Inner>) -> Result<u64, KvError> {
+    let Some(inner) = service.upgrade() else {
+        return Err(stopping("the service has ended"));
+    };
+    let request = ForwardRequest::ReadIndex;
+    match KvService(inner).lead_or_forward(request, true, limits::REQUEST_TIMEOUT_MS).await {
+        Ok(ForwardReply::ReadIndex(index)) => Ok(index),
+        Ok(other) => panic!("a read index was answered with {other:?}"),
+        Err(error) => Err(kv_error(error)),
+    }
+}
+
+fn stopping(reason: &str) -> KvError {
+    KvError::Stopping { reason: reason.to_owned() }
+}
+
+/// Reads and writes meet only errors of reads and writes; another node that runs a newer version may
+/// still answer with something else.
+fn kv_error(error: ClusterError) -> KvError {
+    match error {
+        ClusterError::Kv(error) => error,
+        other => KvError::NoQuorum { waited_ms: 0, reason: other.to_string() },
+    }
+}

@@ -14,20 +14,23 @@ pub struct Freshness(Mutex<Heard>);
 struct Heard {
     /// At this time the node was up to date.
     fresh_at: Option<Instant>,
+    /// When the leader last spoke.
+    heard_at: Option<Instant>,
     /// Heard of then, not known to be applied yet.
     pending: Option<(u64, Instant)>,
 }
 
 impl Freshness {
-    /// The leader said, just now, that everything up to `committed_index` is committed.
-    pub fn heard(&self, committed_index: u64, applied_index: Option<u64>) {
+    /// The leader said, just now, that everything up to `committed_index` is committed (absent: nothing is).
+    pub fn heard(&self, committed_index: Option<u64>, applied_index: Option<u64>) {
         let now = Instant::now();
         let mut heard = self.lock();
+        heard.heard_at = Some(now);
         heard.settle(applied_index);
-        if applied_index >= Some(committed_index) {
+        if applied_index >= committed_index {
             heard.fresh_at = Some(now);
         } else if heard.pending.is_none() {
-            heard.pending = Some((committed_index, now));
+            heard.pending = committed_index.map(|index| (index, now));
         }
     }
 
@@ -36,6 +39,11 @@ impl Freshness {
         let mut heard = self.lock();
         heard.settle(applied_index);
         heard.fresh_at.map(|at| at.elapsed())
+    }
+
+    /// Time since the leader last spoke; absent if it never did.
+    pub fn last_heard(&self) -> Option<Duration> {
+        self.lock().heard_at.map(|at| at.elapsed())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Heard> {
@@ -62,7 +70,7 @@ mod tests {
     fn age_counts_from_the_news_that_was_applied_not_from_its_arrival() {
         let freshness = Freshness::default();
         assert_eq!(freshness.age(Some(9)), None);
-        freshness.heard(5, Some(3));
+        freshness.heard(Some(5), Some(3));
         assert_eq!(freshness.age(Some(4)), None, "index 5 is not applied yet");
         assert!(freshness.age(Some(5)).is_some());
     }

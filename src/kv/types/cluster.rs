@@ -13,7 +13,6 @@ pub struct Peer {
     /// The node's id.
     pub node_id: NodeId,
     /// Its key and addresses.
-    #[serde(flatten)]
     pub info: NodeInfo,
 }
 

@@ -1,0 +1,20 @@
+# `just verify` only reads, `just fix` writes.
+
+default:
+    @just --list
+
+# Everything that must hold, quickest first; changes nothing.
+verify:
+    cargo fmt --check
+    cargo clippy --all-targets --locked -- -D warnings
+    cargo deny check licenses bans sources
+    cargo test --locked
+
+# Formats, and takes clippy's suggestions.
+fix:
+    cargo clippy --fix --allow-dirty --all-targets
+    cargo fmt
+
+# All that a machine can check, the smoke scripts included.
+test:
+    ./scripts/test.sh

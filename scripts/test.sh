@@ -1,0 +1,144 @@
+#!/usr/bin/env bash
+# Checks everything: format, lints, licences, tests, and the scripts that run whole clusters.
+#
+#   scripts/test.sh            all steps
+#   scripts/test.sh STEP...    only these, by the names in the summary
+#
+# Needs Rust (rust-version of Cargo.toml) with rustfmt and clippy, a C compiler and git; on Debian, as
+# root, it installs what else is missing. One line a step, the output of a step that fails, and PASS or
+# FAIL at the end with the exit code. CARGO_TARGET_DIR is honoured; ./target is the default.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+CARGO_DENY_VERSION=0.20.2
+# Without it the step is left out: a slow registry must not take the time of the tests.
+CARGO_DENY_BUILD_TIMEOUT_S=900
+
+# Scripts that start whole clusters. Each exits with 0 if all is well.
+CLUSTER_SCRIPTS=(
+  scripts/aspen-cluster-smoke.sh
+)
+
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}"
+export CARGO_TERM_COLOR=never
+LOGS="$(mktemp -d)"
+trap 'rm -rf "$LOGS"' EXIT
+
+selected=("$@")
+known=()
+failed=()
+skipped=()
+
+is_selected() {
+  ((${#selected[@]} == 0)) && return 0
+  local step
+  for step in "${selected[@]}"; do
+    [[ $step == "$1" ]] && return 0
+  done
+  return 1
+}
+
+wanted() {
+  known+=("$1")
+  is_selected "$1"
+}
+
+# step NAME COMMAND...: runs the command, prints one line, and its output if it failed.
+step() {
+  local name=$1 log="$LOGS/log" began=$SECONDS
+  wanted "$name" || return 0
+  shift
+  if "$@" >"$log" 2>&1 </dev/null; then
+    printf 'ok    %4d s  %s\n' $((SECONDS - began)) "$name"
+  else
+    local code=$?
+    failed+=("$name")
+    tail -n 200 "$log"
+    printf 'FAIL  %4d s  %s (exit %d: %s)\n' $((SECONDS - began)) "$name" "$code" "$*"
+  fi
+}
+
+# skip NAME WHY: says that a step was left out.
+skip() {
+  wanted "$1" || return 0
+  skipped+=("$1")
+  printf 'skip          %s: %s\n' "$1" "$2"
+}
+
+stop() {
+  printf 'FAIL  %s\n' "$1" >&2
+  exit 1
+}
+
+# Installs Debian packages for commands that are missing.
+install_missing() {
+  local packages=() pair
+  for pair in cc:gcc git:git curl:curl; do
+    command -v "${pair%%:*}" >/dev/null || packages+=("${pair##*:}")
+  done
+  ((${#packages[@]} == 0)) && return 0
+  if [[ $(id -u) != 0 ]] || ! command -v apt-get >/dev/null; then
+    stop "missing: ${packages[*]}. Install them, or run this as root on Debian"
+  fi
+  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${packages[@]}" \
+    >"$LOGS/apt" 2>&1 || { cat "$LOGS/apt" >&2; stop "cannot install ${packages[*]}"; }
+}
+
+require_rust() {
+  command -v cargo >/dev/null || stop "cargo is missing. Install Rust from https://rustup.rs"
+  local tool
+  for tool in fmt clippy; do
+    cargo "$tool" --version >/dev/null 2>&1 ||
+      stop "cargo $tool is missing. Run: rustup component add rustfmt clippy"
+  done
+}
+
+# Finds cargo-deny on the PATH, or in the build cache from an earlier run, or builds it there once
+# where the registry can be reached.
+CARGO_DENY=""
+find_cargo_deny() {
+  local root="$CARGO_TARGET_DIR/tools"
+  if command -v cargo-deny >/dev/null; then
+    CARGO_DENY=cargo-deny
+  elif [[ -x $root/bin/cargo-deny ]]; then
+    CARGO_DENY="$root/bin/cargo-deny"
+  elif CARGO_TARGET_DIR="$root/build" timeout "$CARGO_DENY_BUILD_TIMEOUT_S" \
+    cargo install "cargo-deny@$CARGO_DENY_VERSION" --locked --root "$root" >"$LOGS/deny" 2>&1; then
+    CARGO_DENY="$root/bin/cargo-deny"
+    rm -rf "$root/build"
+  else
+    return 1
+  fi
+}
+
+install_missing
+require_rust
+
+step format cargo fmt --check
+step clippy cargo clippy --locked --all-targets -- -D warnings
+if ! is_selected deny; then
+  known+=(deny)
+elif find_cargo_deny; then
+  step deny "$CARGO_DENY" --locked check licenses bans sources
+else
+  skip deny "cargo-deny cannot be installed (try: cargo install cargo-deny --locked)"
+fi
+step test cargo test --locked
+for script in "${CLUSTER_SCRIPTS[@]}"; do
+  name="$(basename "$script" .sh)"
+  if [[ -x $script ]]; then
+    step "$name" "$script"
+  elif wanted "$name"; then
+    failed+=("$name")
+    printf 'FAIL          %s: %s is missing or not executable\n' "$name" "$script"
+  fi
+done
+
+for name in ${selected[@]+"${selected[@]}"}; do
+  [[ " ${known[*]} " == *" $name "* ]] || stop "no step is called '$name'. Steps: ${known[*]}"
+done
+if ((${#failed[@]} > 0)); then
+  printf 'FAIL  after %d s: %s\n' "$SECONDS" "${failed[*]}"
+  exit 1
+fi
+printf 'PASS  in %d s%s\n' "$SECONDS" "${skipped[*]:+, left out: ${skipped[*]}}"

@@ -1,0 +1,160 @@
+//! What types cannot say about settings: relations between them, files they name, bounds.
+
+use std::ops::RangeInclusive;
+
+use figment::value::Value;
+
+use super::error::{ConfigError, Origin};
+use super::secret_file::{self, Secret};
+use super::{Config, ControlBackend, Loaded, keys, print};
+use crate::limits;
+use crate::telemetry;
+
+/// Refuses settings that a node could not run with.
+pub(super) fn check(
+    loaded: &Loaded,
+    validate_peer: fn(&str) -> Result<(), String>,
+) -> Result<(), ConfigError> {
+    let config = &loaded.config;
+    check_text(loaded, validate_peer)?;
+    check_raft(loaded)?;
+    within(
+        loaded,
+        "storage_options.cache_bytes",
+        config.storage_options.cache_bytes,
+        limits::CACHE_MIN_BYTES..=limits::CACHE_MAX_BYTES,
+    )?;
+    within(
+        loaded,
+        "storage_options.checkpoint_interval_ms",
+        config.storage_options.checkpoint_interval_ms,
+        limits::CHECKPOINT_MIN_INTERVAL_MS..=limits::CHECKPOINT_MAX_INTERVAL_MS,
+    )?;
+    within(loaded, "kv.history_revisions", config.kv.history_revisions, 1..=limits::HISTORY_MAX_REVISIONS)?;
+    if config.control_backend == ControlBackend::Hiqlite {
+        return Err(ConfigError::BackendNotBuiltIn { origin: loaded.origin("control_backend") });
+    }
+    check_http(loaded)?;
+    check_secret_key(loaded)
+}
+
+fn check_text(loaded: &Loaded, validate_peer: fn(&str) -> Result<(), String>) -> Result<(), ConfigError> {
+    let config = &loaded.config;
+    if config.node_id.is_some_and(|id| id.0 == 0) {
+        return Err(loaded.refused("node_id", "0 is no node id".to_owned()));
+    }
+    let paths = [
+        ("data_dir", Some(&config.data_dir)),
+        ("http_token_file", config.http_token_file.as_ref()),
+        ("secret_key_file", config.secret_key_file.as_ref()),
+    ];
+    for (key, path) in paths {
+        if path.is_some_and(|path| path.as_os_str().is_empty()) {
+            return Err(loaded.refused(key, "the path is empty".to_owned()));
+        }
+    }
+    telemetry::parse_filter(&config.log_filter)
+        .map_err(|error| loaded.refused("log_filter", error.to_string()))?;
+    for peer in &config.peers {
+        validate_peer(peer).map_err(|reason| {
+            let peer = print::short(&Value::from(peer.as_str()));
+            loaded.refused("peers", format!("{peer} is no ticket: {reason}"))
+        })?;
+    }
+    Ok(())
+}
+
+fn check_raft(loaded: &Loaded) -> Result<(), ConfigError> {
+    let raft = &loaded.config.raft;
+    let heartbeat = raft.heartbeat_interval_ms;
+    let (min, max) = (raft.election_timeout_min_ms, raft.election_timeout_max_ms);
+    within(
+        loaded,
+        "raft.heartbeat_interval_ms",
+        heartbeat,
+        limits::HEARTBEAT_MIN_INTERVAL_MS..=limits::ELECTION_MAX_TIMEOUT_MS,
+    )?;
+    within(loaded, "raft.election_timeout_max_ms", max, 1..=limits::ELECTION_MAX_TIMEOUT_MS)?;
+    if heartbeat * 2 > min {
+        let reason = format!(
+            "it is less than two heartbeats of {heartbeat} ms, set by {}",
+            loaded.origin("raft.heartbeat_interval_ms")
+        );
+        return Err(loaded.refused("raft.election_timeout_min_ms", reason));
+    }
+    if min >= max {
+        let reason = format!(
+            "it is not above election_timeout_min_ms = {min}, set by {}",
+            loaded.origin("raft.election_timeout_min_ms")
+        );
+        return Err(loaded.refused("raft.election_timeout_max_ms", reason));
+    }
+    within(
+        loaded,
+        "raft.snapshot_every_entries",
+        raft.snapshot_every_entries,
+        1..=limits::REPLICATION_LAG_MAX_ENTRIES - 1,
+    )
+}
+
+fn check_http(loaded: &Loaded) -> Result<(), ConfigError> {
+    let Config { http_addr, http_token_file, .. } = &loaded.config;
+    let Some(path) = http_token_file else {
+        // An IPv4 loopback address may be written in its IPv6 form.
+        if !http_addr.ip().to_canonical().is_loopback() {
+            return Err(ConfigError::TokenMissing {
+                http_addr: *http_addr,
+                origin: loaded.origin("http_addr"),
+            });
+        }
+        return Ok(());
+    };
+    let token = read_secret(loaded, "http_token_file", path)?;
+    if !token.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
+        let origin = loaded.origin("http_token_file");
+        return Err(ConfigError::TokenNotVisible { path: path.clone(), origin });
+    }
+    Ok(())
+}
+
+fn check_secret_key(loaded: &Loaded) -> Result<(), ConfigError> {
+    match &loaded.config.secret_key_file {
+        Some(path) => read_secret(loaded, "secret_key_file", path).map(drop),
+        None => Ok(()),
+    }
+}
+
+fn read_secret(loaded: &Loaded, key: &'static str, path: &std::path::Path) -> Result<Secret, ConfigError> {
+    secret_file::read(path, loaded.config.credentials_dir.as_deref())
+        .map_err(|source| ConfigError::SecretFile { key, origin: loaded.origin(key), source })
+}
+
+fn within(
+    loaded: &Loaded,
+    key: &'static str,
+    number: u64,
+    allowed: RangeInclusive<u64>,
+) -> Result<(), ConfigError> {
+    if allowed.contains(&number) {
+        return Ok(());
+    }
+    Err(loaded.refused(key, format!("it is not within {} to {}", allowed.start(), allowed.end())))
+}
+
+impl Loaded {
+    /// The layer that set a key.
+    fn origin(&self, key: &str) -> Origin {
+        self.values.get(key).map_or(Origin::Default, |(_, origin)| origin.clone())
+    }
+
+    fn refused(&self, key: &'static str, reason: String) -> ConfigError {
+        let known = keys::find(key).expect("only known keys are checked");
+        ConfigError::BadValue {
+            key,
+            value: self.values.get(key).map_or_else(String::new, |(value, _)| print::short(value)),
+            origin: self.origin(key),
+            reason,
+            allowed: known.allowed,
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! The parts of a node that run under its supervisor.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use axum::Router;
+use futures::future::pending;
+use openraft::async_runtime::WatchReceiver;
+use tokio::net::TcpListener;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::data_dir;
+use super::supervisor::{Part, Supervision};
+use crate::api;
+use crate::kv::service::{KvService, history};
+use crate::kv::types::{NodeId, NodeInfo};
+use crate::limits;
+use crate::metrics::Metrics;
+use crate::raft::{RaftHandle, observe};
+use crate::storage::metadata::Metadata;
+use crate::storage::state::StateReader;
+use crate::transport::Transport;
+use crate::transport::server::Handlers;
+use crate::transport::ticket::NodeTicket;
+
+/// How often a part of the housekeeping may fail before it takes the node down.
+const RESTARTS: u32 = 5;
+
+/// Starts parts under a supervisor.
+pub(super) struct Parts<'a> {
+    pub supervision: &'a Supervision,
+    pub stop: &'a CancellationToken,
+}
+
+impl Parts<'_> {
+    /// Answers other nodes.
+    pub fn transport(&self, transport: Transport, handlers: Handlers) {
+        let stop = self.stop.clone();
+        let serve = async move { Ok(transport.serve(handlers, stop).await?) };
+        self.supervision.run(Part::vital("transport", serve));
+    }
+
+    /// Answers clients; `drained` is cancelled when the last answer is out.
+    pub fn http(&self, listener: TcpListener, router: Router, drained: CancellationToken) {
+        let stop = self.stop.clone();
+        let serve = async move {
+            // Also when the server panics.
+            let _drained = drained.drop_guard();
+            api::serve(listener, router, stop).await;
+            Ok(())
+        };
+        self.supervision.run(Part::vital("http", serve));
+    }
+
+    /// Lets local reads in once the state has caught up with the log.
+    pub fn recovery(&self, service: KvService) {
+        self.housekeeping("recovery", move || {
+            let service = service.clone();
+            async move {
+                service.recover().await;
+                pending().await
+            }
+        });
+    }
+
+    /// Compacts the history.
+    pub fn history(&self, service: KvService, keep_revisions: u64) {
+        self.housekeeping("history", move || {
+            let service = service.clone();
+            async move {
+                history::keep_bounded(service, keep_revisions).await;
+                Ok(())
+            }
+        });
+    }
+
+    /// Lets members in and cuts former members off.
+    pub fn membership(&self, raft: RaftHandle, transport: Transport) {
+        self.housekeeping("membership", move || follow_membership(raft.clone(), transport.clone()));
+    }
+
+    /// Writes known peers down, for the next start.
+    pub fn peers(&self, transport: Transport, metadata: Metadata) {
+        self.housekeeping("peers", move || save_peers(transport.clone(), metadata.clone()));
+    }
+
+    /// Keeps the ticket in the data directory true.
+    pub fn endpoint_file(&self, transport: Transport, dir: PathBuf) {
+        self.housekeeping("endpoint-file", move || {
+            let (transport, dir) = (transport.clone(), dir.clone());
+            async move {
+                loop {
+                    transport.own_address_changed().await;
+                    data_dir::write_endpoint_file(&dir, &NodeTicket(transport.own_peer()).to_string())?;
+                }
+            }
+        });
+    }
+
+    /// Keeps the figures up to date.
+    pub fn figures(&self, figures: Metrics, raft: RaftHandle, reader: StateReader) {
+        self.housekeeping("figures", move || {
+            let (figures, raft, reader) = (figures.clone(), raft.clone(), reader.clone());
+            async move {
+                let mut ticks =
+                    tokio::time::interval(Duration::from_millis(limits::METRICS_UPKEEP_INTERVAL_MS));
+                ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                loop {
+                    ticks.tick().await;
+                    figures.run_upkeep();
+                    publish(&raft, &reader);
+                }
+            }
+        });
+    }
+
+    fn housekeeping<F, R>(&self, name: &'static str, run: F)
+    where
+        F: Fn() -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), anyhow::Error>> + Send + 'static,
+    {
+        let (stop, run) = (self.stop.clone(), std::sync::Arc::new(run));
+        self.supervision.run(Part::restarted(name, RESTARTS, move || {
+            let (stop, run) = (stop.clone(), run.clone());
+            async move {
+                tokio::select! {
+                    () = stop.cancelled() => Ok(()),
+                    ended = run() => ended,
+                }
+            }
+        }));
+    }
+}
+
+async fn follow_membership(raft: RaftHandle, transport: Transport) -> Result<(), anyhow::Error> {
+    let own = transport.node_id();
+    let mut metrics = raft.metrics();
+    let mut last = None;
+    loop {
+        let membership = metrics.borrow_watched().membership_config.clone();
+        if last.as_ref() != Some(&membership) {
+            let others: BTreeMap<NodeId, NodeInfo> = membership
+                .nodes()
+                .filter(|(node_id, _)| **node_id != own)
+                .map(|(node_id, info)| (*node_id, info.clone()))
+                .collect();
+            transport.cut_off(&transport.book().set_members(others));
+            last = Some(membership);
+        }
+        if metrics.changed().await.is_err() {
+            // Raft has ended; its actor says why.
+            pending::<()>().await;
+        }
+    }
+}
+
+async fn save_peers(transport: Transport, metadata: Metadata) -> Result<(), anyhow::Error> {
+    let mut changes = transport.book().changes();
+    let mut saved = metadata.peers();
+    loop {
+        let peers = transport.book().all();
+        if peers != saved {
+            let (metadata, to_save) = (metadata.clone(), peers.clone());
+            tokio::task::spawn_blocking(move || metadata.save_peers(&to_save)).await??;
+            saved = peers;
+        }
+        changes.changed().await?;
+    }
+}
+
+fn publish(raft: &RaftHandle, reader: &StateReader) {
+    let metrics = observe::metrics(raft);
+    let index = |index: Option<u64>| index.map_or(0.0, |index| index as f64);
+    ::metrics::gauge!("aspen_raft_term").set(metrics.current_term as f64);
+    ::metrics::gauge!("aspen_raft_leader").set(metrics.current_leader.map_or(0.0, |leader| leader.0 as f64));
+    ::metrics::gauge!("aspen_raft_last_log_index").set(index(metrics.last_log_index));
+    ::metrics::gauge!("aspen_raft_committed_index")
+        .set(index(metrics.cluster_committed.as_ref().map(|log_id| log_id.index())));
+    ::metrics::gauge!("aspen_raft_applied_index")
+        .set(index(metrics.last_applied.as_ref().map(|log_id| log_id.index())));
+    ::metrics::gauge!("aspen_raft_snapshot_index")
+        .set(index(metrics.snapshot.as_ref().map(|log_id| log_id.index())));
+    ::metrics::gauge!("aspen_store_revision").set(reader.revision().0 as f64);
+}

@@ -1,0 +1,311 @@
+//! The supervision tree: one root actor, and under it an actor for each part of the node.
+//!
+//! A part is something that runs for as long as the node does: the Raft actor, the transport's accept
+//! loop, the HTTP server, housekeeping. A part that may be restarted is, a bounded number of times. One
+//! that fails for good takes the node down with the reason, rather than leaving a zombie that holds its
+//! ports and answers nothing.
+//!
+//! # Tiger Style
+//! A part ends without an error only after the node has been told to stop.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
+use tokio_util::sync::CancellationToken;
+
+/// How a part ends: with an error, or because the node stops.
+pub type PartResult = Result<(), anyhow::Error>;
+
+/// Something that runs for as long as the node does.
+#[derive(Clone)]
+pub struct Part {
+    name: &'static str,
+    restarts_left: u32,
+    start: Arc<dyn Fn() -> BoxFuture<'static, PartResult> + Send + Sync>,
+}
+
+impl Part {
+    /// A part whose failure ends the node.
+    pub fn vital<F>(name: &'static str, run: F) -> Self
+    where
+        F: Future<Output = PartResult> + Send + 'static,
+    {
+        // It is started once, so the future is there the one time it is asked for.
+        let once = std::sync::Mutex::new(Some(run.boxed()));
+        Self {
+            name,
+            restarts_left: 0,
+            start: Arc::new(move || {
+                let run = once.lock().expect("no code panics while it holds this lock").take();
+                run.expect("a vital part is started once")
+            }),
+        }
+    }
+
+    /// A part that is started again, at most `restarts` times, when it fails.
+    pub fn restarted<F, R>(name: &'static str, restarts: u32, start: F) -> Self
+    where
+        F: Fn() -> R + Send + Sync + 'static,
+        R: Future<Output = PartResult> + Send + 'static,
+    {
+        Self { name, restarts_left: restarts, start: Arc::new(move || start().boxed()) }
+    }
+}
+
+/// What the supervisor is asked for.
+pub enum SupervisorMessage {
+    /// Run this part.
+    Run(Part),
+    /// Watch an actor that was started elsewhere; its end is the node's.
+    Adopt(ActorCell, &'static str),
+}
+
+/// The tree's root, as the rest of the node sees it.
+#[derive(Clone)]
+pub struct Supervision {
+    root: ActorRef<SupervisorMessage>,
+    stop: CancellationToken,
+    failure: Arc<OnceLock<String>>,
+}
+
+impl Supervision {
+    /// Starts the root. `stop` is cancelled when a part fails for good.
+    ///
+    /// # Errors
+    /// If the actor system refuses to start an actor.
+    pub async fn start(stop: CancellationToken) -> Result<Self, SpawnErr> {
+        let failure = Arc::new(OnceLock::new());
+        let arguments = Tree { parts: HashMap::new(), stop: stop.clone(), failure: failure.clone() };
+        let (root, _) = Actor::spawn(Some("aspen".to_owned()), Supervisor, arguments).await?;
+        Ok(Self { root, stop, failure })
+    }
+
+    /// Runs a part under the root.
+    pub fn run(&self, part: Part) {
+        self.send(SupervisorMessage::Run(part));
+    }
+
+    /// Puts an actor that was started elsewhere under the root.
+    pub fn adopt(&self, actor: ActorCell, name: &'static str) {
+        self.send(SupervisorMessage::Adopt(actor, name));
+    }
+
+    /// Why a part failed for good, if one did.
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.get().map(String::as_str)
+    }
+
+    /// Stops all parts that are left, and the root.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        self.root.stop_children_and_wait(None, Some(super::stop_timeout())).await;
+        if self.root.stop_and_wait(None, Some(super::stop_timeout())).await.is_err() {
+            tracing::debug!("the supervisor was gone already");
+        }
+    }
+
+    fn send(&self, message: SupervisorMessage) {
+        if self.root.cast(message).is_err() {
+            fail(&self.failure, &self.stop, "the supervisor has ended".to_owned());
+        }
+    }
+}
+
+/// The root actor.
+struct Supervisor;
+
+struct Tree {
+    parts: HashMap<ActorId, (&'static str, Option<Part>)>,
+    stop: CancellationToken,
+    failure: Arc<OnceLock<String>>,
+}
+
+impl Actor for Supervisor {
+    type Msg = SupervisorMessage;
+    type State = Tree;
+    type Arguments = Tree;
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<SupervisorMessage>,
+        tree: Tree,
+    ) -> Result<Tree, ActorProcessingErr> {
+        Ok(tree)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<SupervisorMessage>,
+        message: SupervisorMessage,
+        tree: &mut Tree,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            SupervisorMessage::Run(part) => spawn(&myself, part, tree).await?,
+            SupervisorMessage::Adopt(actor, name) => {
+                actor.link(myself.get_cell());
+                tree.parts.insert(actor.get_id(), (name, None));
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<SupervisorMessage>,
+        event: SupervisionEvent,
+        tree: &mut Tree,
+    ) -> Result<(), ActorProcessingErr> {
+        let (actor, reason) = match event {
+            SupervisionEvent::ActorFailed(actor, error) => (actor, error.to_string()),
+            SupervisionEvent::ActorTerminated(actor, _, reason) => {
+                (actor, reason.unwrap_or_else(|| "it ended".to_owned()))
+            }
+            _ => return Ok(()),
+        };
+        let Some((name, part)) = tree.parts.remove(&actor.get_id()) else {
+            return Ok(());
+        };
+        if tree.stop.is_cancelled() {
+            return Ok(());
+        }
+        match part {
+            Some(part) if part.restarts_left > 0 => {
+                tracing::warn!(part = name, "{name} failed and is started again: {reason}");
+                let again = Part { restarts_left: part.restarts_left - 1, ..part };
+                spawn(&myself, again, tree).await?;
+            }
+            _ => fail(&tree.failure, &tree.stop, format!("{name} failed: {reason}")),
+        }
+        Ok(())
+    }
+}
+
+async fn spawn(
+    myself: &ActorRef<SupervisorMessage>,
+    part: Part,
+    tree: &mut Tree,
+) -> Result<(), ActorProcessingErr> {
+    let arguments = (part.clone(), tree.stop.clone());
+    let (actor, _) = Actor::spawn_linked(None, PartActor, arguments, myself.get_cell()).await?;
+    tree.parts.insert(actor.get_id(), (part.name, Some(part)));
+    Ok(())
+}
+
+/// The first reason is the one that counts; what fails afterwards fails because of it.
+fn fail(failure: &OnceLock<String>, stop: &CancellationToken, reason: String) {
+    if failure.set(reason).is_ok() {
+        stop.cancel();
+    }
+}
+
+/// Runs one part.
+struct PartActor;
+
+/// How a part's future ended.
+enum PartMessage {
+    Ended(PartResult),
+}
+
+impl Actor for PartActor {
+    type Msg = PartMessage;
+    type State = (tokio::task::JoinHandle<()>, CancellationToken);
+    type Arguments = (Part, CancellationToken);
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<PartMessage>,
+        (part, stop): Self::Arguments,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        let run = tokio::spawn((part.start)());
+        let report = tokio::spawn(async move {
+            let result = run.await.unwrap_or_else(|error| Err(error.into()));
+            myself.cast(PartMessage::Ended(result)).ok();
+        });
+        Ok((report, stop))
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<PartMessage>,
+        PartMessage::Ended(result): PartMessage,
+        (_, stop): &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        match result {
+            Err(error) => Err(format!("{error:#}").into()),
+            Ok(()) if stop.is_cancelled() => {
+                myself.stop(None);
+                Ok(())
+            }
+            Ok(()) => Err("it ended although the node runs on".into()),
+        }
+    }
+
+    async fn post_stop(
+        &self,
+        _: ActorRef<PartMessage>,
+        (report, _): &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        report.abort();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    async fn supervision() -> (Supervision, CancellationToken) {
+        let stop = CancellationToken::new();
+        let tree = Tree { parts: HashMap::new(), stop: stop.clone(), failure: Arc::default() };
+        let failure = tree.failure.clone();
+        let (root, _) = Actor::spawn(None, Supervisor, tree).await.unwrap();
+        (Supervision { root, stop: stop.clone(), failure }, stop)
+    }
+
+    #[tokio::test]
+    async fn a_vital_part_that_fails_stops_the_node_with_its_reason() {
+        let (supervision, stop) = supervision().await;
+        supervision.run(Part::vital("disk", async { anyhow::bail!("it is on fire") }));
+        stop.cancelled().await;
+        assert_eq!(supervision.failure(), Some("disk failed: it is on fire"));
+    }
+
+    #[tokio::test]
+    async fn a_part_that_panics_stops_the_node_with_its_reason() {
+        let (supervision, stop) = supervision().await;
+        supervision.run(Part::vital("disk", async { panic!("no sectors left") }));
+        stop.cancelled().await;
+        assert!(supervision.failure().unwrap().contains("no sectors left"));
+    }
+
+    #[tokio::test]
+    async fn a_restarted_part_runs_again_and_fails_for_good_when_its_restarts_are_used_up() {
+        let (supervision, stop) = supervision().await;
+        let runs = Arc::new(AtomicU32::new(0));
+        let counted = runs.clone();
+        supervision.run(Part::restarted("keeper", 2, move || {
+            counted.fetch_add(1, Ordering::SeqCst);
+            async { anyhow::bail!("tired") }
+        }));
+        stop.cancelled().await;
+        assert_eq!(runs.load(Ordering::SeqCst), 3);
+        assert_eq!(supervision.failure(), Some("keeper failed: tired"));
+    }
+
+    #[tokio::test]
+    async fn parts_that_end_after_the_stop_are_no_failure() {
+        let (supervision, stop) = supervision().await;
+        let waits = stop.clone();
+        supervision.run(Part::vital("waiter", async move {
+            waits.cancelled().await;
+            Ok(())
+        }));
+        supervision.stop().await;
+        assert_eq!(supervision.failure(), None);
+    }
+}

@@ -1,0 +1,129 @@
+//! The actor that owns a Raft node: its lifecycle, and operations on the membership.
+//!
+//! Reads and writes never pass through its mailbox. It fails when Raft stops for good, so that its
+//! supervisor ends the process rather than leaving a zombie.
+//!
+//! # Tiger Style
+//! One operation on the membership is under way at a time; a second one is refused at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::async_runtime::WatchReceiver;
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use tokio::sync::Mutex;
+
+use super::{RaftHandle, membership};
+use crate::kv::types::{ClusterError, MembershipChange, MembershipChanged, Peer};
+use crate::limits;
+
+/// What the actor is asked for.
+pub enum RaftMessage {
+    /// Make a cluster of this node alone.
+    Init(Peer, RpcReplyPort<Result<(), ClusterError>>),
+    /// Add a node without a vote. This node must lead.
+    AddLearner(Peer, RpcReplyPort<Result<MembershipChanged, ClusterError>>),
+    /// Change voters and members. This node must lead.
+    ChangeMembership(MembershipChange, RpcReplyPort<Result<MembershipChanged, ClusterError>>),
+    /// Raft has stopped for good, for this reason.
+    Failed(String),
+}
+
+/// Owns a Raft node.
+pub struct RaftActor;
+
+/// The actor's state.
+pub struct RaftActorState {
+    raft: RaftHandle,
+    /// Held by the operation on the membership that is under way.
+    operation: Arc<Mutex<()>>,
+    watcher: tokio::task::JoinHandle<()>,
+}
+
+impl Actor for RaftActor {
+    type Msg = RaftMessage;
+    type State = RaftActorState;
+    type Arguments = RaftHandle;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<RaftMessage>,
+        raft: RaftHandle,
+    ) -> Result<RaftActorState, ActorProcessingErr> {
+        let watcher = tokio::spawn(report_failure(raft.clone(), myself));
+        Ok(RaftActorState { raft, operation: Arc::default(), watcher })
+    }
+
+    async fn handle(
+        &self,
+        _myself: ActorRef<RaftMessage>,
+        message: RaftMessage,
+        state: &mut RaftActorState,
+    ) -> Result<(), ActorProcessingErr> {
+        let raft = state.raft.clone();
+        match message {
+            RaftMessage::Init(own, reply) => {
+                run(state, reply, async move { membership::init(&raft, own).await });
+            }
+            RaftMessage::AddLearner(peer, reply) => {
+                run(state, reply, async move { membership::add_learner(&raft, peer).await });
+            }
+            RaftMessage::ChangeMembership(change, reply) => {
+                run(state, reply, async move { membership::change(&raft, change).await });
+            }
+            RaftMessage::Failed(reason) => return Err(format!("Raft stopped: {reason}").into()),
+        }
+        Ok(())
+    }
+
+    async fn post_stop(
+        &self,
+        _myself: ActorRef<RaftMessage>,
+        state: &mut RaftActorState,
+    ) -> Result<(), ActorProcessingErr> {
+        state.watcher.abort();
+        let bound = Duration::from_millis(limits::STOP_TIMEOUT_MS);
+        if tokio::time::timeout(bound, state.raft.shutdown()).await.is_err() {
+            tracing::warn!("Raft did not stop within {} ms", limits::STOP_TIMEOUT_MS);
+        }
+        Ok(())
+    }
+}
+
+/// Runs one operation beside the mailbox, so that the actor can still be stopped.
+fn run<T: Send + 'static>(
+    state: &RaftActorState,
+    reply: RpcReplyPort<Result<T, ClusterError>>,
+    operation: impl Future<Output = Result<T, ClusterError>> + Send + 'static,
+) {
+    let Ok(permit) = state.operation.clone().try_lock_owned() else {
+        answer(reply, Err(ClusterError::ChangeInProgress));
+        return;
+    };
+    tokio::spawn(async move {
+        let result = operation.await;
+        drop(permit);
+        answer(reply, result);
+    });
+}
+
+fn answer<T>(reply: RpcReplyPort<Result<T, ClusterError>>, result: Result<T, ClusterError>) {
+    if reply.send(result).is_err() {
+        tracing::debug!("nobody waits for the outcome of a membership operation any more");
+    }
+}
+
+async fn report_failure(raft: RaftHandle, actor: ActorRef<RaftMessage>) {
+    let mut metrics = raft.metrics();
+    loop {
+        if let Err(fatal) = &metrics.borrow_watched().running_state {
+            let reason = fatal.to_string();
+            actor.cast(RaftMessage::Failed(reason)).ok();
+            return;
+        }
+        if metrics.changed().await.is_err() {
+            actor.cast(RaftMessage::Failed("its core task ended".to_owned())).ok();
+            return;
+        }
+    }
+}

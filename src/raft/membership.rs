@@ -1,0 +1,166 @@
+//! Operations on the membership, on the leader itself.
+//!
+//! # Tiger Style
+//! - A new voter is one whose log is known to be close behind the leader's: a mistyped address never
+//!   counts towards a quorum.
+//! - The last voter is never removed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use openraft::ChangeMembers;
+use openraft::errors::{ChangeMembershipError, ClientWriteError, InitializeError, RaftError};
+use openraft::raft::ClientWriteResponse;
+
+use super::RaftHandle;
+use super::observe::{self, Metrics};
+use super::types::TypeConfig;
+use crate::kv::types::{
+    ClusterError, KvError, LeaderHint, MembershipChange, MembershipChanged, NodeId, Peer,
+};
+use crate::limits;
+
+type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
+type Written = Result<ClientWriteResponse<TypeConfig>, WriteError>;
+
+/// Makes a cluster of this node alone.
+///
+/// # Errors
+/// [`ClusterError::AlreadyInitialized`].
+pub async fn init(raft: &RaftHandle, own: Peer) -> Result<(), ClusterError> {
+    let node_id = own.node_id;
+    raft.initialize(BTreeMap::from([(node_id, own.info)])).await.map_err(|error| match error {
+        RaftError::APIError(InitializeError::NotAllowed(_) | InitializeError::NotInMembers(_)) => {
+            ClusterError::AlreadyInitialized { node_id }
+        }
+        RaftError::Fatal(fatal) => KvError::Stopping { reason: fatal.to_string() }.into(),
+    })
+}
+
+/// Adds a node without a vote and waits until it has caught up. Adding a member again is a no-op.
+///
+/// # Errors
+/// [`ClusterError::NodeIdTaken`] for an id that another key has, and those of losing the leadership.
+pub async fn add_learner(raft: &RaftHandle, peer: Peer) -> Result<MembershipChanged, ClusterError> {
+    let metrics = observe::metrics(raft);
+    if let Some(known) = metrics.membership_config.get_node(&peer.node_id) {
+        if known.public_key != peer.info.public_key {
+            return Err(ClusterError::NodeIdTaken { node_id: peer.node_id });
+        }
+        return Ok(current(&metrics));
+    }
+    within_bound(raft.add_learner(peer.node_id, peer.info, true)).await
+}
+
+/// Changes voters and members.
+///
+/// # Errors
+/// [`ClusterError::NoVoters`], [`ClusterError::UnknownNode`], [`ClusterError::Unreachable`] for a new
+/// voter that is not caught up, and those of losing the leadership.
+pub async fn change(raft: &RaftHandle, change: MembershipChange) -> Result<MembershipChanged, ClusterError> {
+    let metrics = observe::metrics(raft);
+    let current_voters: BTreeSet<NodeId> = metrics.membership_config.voter_ids().collect();
+    let asked = change.voters.unwrap_or_else(|| current_voters.clone());
+    let voters: BTreeSet<NodeId> = asked.difference(&change.remove).copied().collect();
+
+    if voters.is_empty() {
+        return Err(ClusterError::NoVoters);
+    }
+    for node_id in voters.iter().chain(&change.remove) {
+        if metrics.membership_config.get_node(node_id).is_none() {
+            return Err(ClusterError::UnknownNode { node_id: *node_id });
+        }
+    }
+    for node_id in voters.difference(&current_voters) {
+        check_caught_up(&metrics, *node_id)?;
+    }
+
+    let mut changed = current(&metrics);
+    if voters != current_voters {
+        changed = within_bound(raft.change_membership(voters, true)).await?;
+    }
+    if !change.remove.is_empty() {
+        let remove = ChangeMembers::RemoveNodes(change.remove);
+        changed = within_bound(raft.change_membership(remove, true)).await?;
+    }
+    Ok(changed)
+}
+
+/// The membership in the metrics, in the form of an answer.
+fn current(metrics: &Metrics) -> MembershipChanged {
+    let membership = metrics.membership_config.membership();
+    MembershipChanged {
+        voters: membership.voter_ids().collect(),
+        learners: membership.learner_ids().collect(),
+        log_index: metrics.membership_config.log_id().as_ref().map_or(0, |log_id| log_id.index()),
+    }
+}
+
+fn check_caught_up(metrics: &Metrics, node_id: NodeId) -> Result<(), ClusterError> {
+    let last = metrics.last_log_index.unwrap_or(0);
+    let matched = metrics
+        .replication
+        .as_ref()
+        .and_then(|replication| replication.get(&node_id))
+        .and_then(|log_id| log_id.as_ref().map(|log_id| log_id.index()));
+    match matched {
+        Some(matched) if matched + limits::LOG_KEPT_BEHIND_SNAPSHOT_ENTRIES >= last => Ok(()),
+        Some(matched) => Err(ClusterError::Unreachable {
+            node_id,
+            reason: format!("its log ends at index {matched}, too far behind the leader's {last} to vote"),
+        }),
+        None => Err(ClusterError::Unreachable {
+            node_id,
+            reason: "it has not answered the leader yet, so it must not vote".to_owned(),
+        }),
+    }
+}
+
+async fn within_bound(written: impl Future<Output = Written>) -> Result<MembershipChanged, ClusterError> {
+    let bound = Duration::from_millis(limits::MEMBERSHIP_TIMEOUT_MS);
+    let Ok(written) = tokio::time::timeout(bound, written).await else {
+        return Err(KvError::OutcomeUnknown { waited_ms: limits::MEMBERSHIP_TIMEOUT_MS }.into());
+    };
+    let response = written.map_err(translate)?;
+    let membership = response.membership.expect("a membership change answers with the membership");
+    Ok(MembershipChanged {
+        voters: membership.voter_ids().collect(),
+        learners: membership.learner_ids().collect(),
+        log_index: response.log_id.index(),
+    })
+}
+
+fn translate(error: WriteError) -> ClusterError {
+    let error = match error {
+        RaftError::APIError(error) => error,
+        RaftError::Fatal(fatal) => return KvError::Stopping { reason: fatal.to_string() }.into(),
+    };
+    match error {
+        ClientWriteError::ForwardToLeader(to) => match (to.leader_id, to.leader_node) {
+            (Some(node_id), node) => KvError::NotLeader {
+                leader: LeaderHint { node_id, http_addr: node.and_then(|node| node.http_addr) },
+                reason: "the leadership changed".to_owned(),
+            }
+            .into(),
+            (None, _) => no_leader("the leadership was lost").into(),
+        },
+        ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(_))
+        | ClientWriteError::ChangeMembershipError(ChangeMembershipError::UncommittedLeaderLog(_)) => {
+            ClusterError::ChangeInProgress
+        }
+        ClientWriteError::ChangeMembershipError(ChangeMembershipError::EmptyMembership(_)) => {
+            ClusterError::NoVoters
+        }
+        ClientWriteError::ChangeMembershipError(ChangeMembershipError::LearnerNotFound(missing)) => {
+            ClusterError::UnknownNode { node_id: missing.node_id }
+        }
+        ClientWriteError::ChangeMembershipError(other) => no_leader(&other.to_string()).into(),
+        ClientWriteError::LogEntryDiscarded(_) | ClientWriteError::PreconditionFailed(_) => {
+            KvError::OutcomeUnknown { waited_ms: 0 }.into()
+        }
+    }
+}
+
+fn no_leader(reason: &str) -> KvError {
+    KvError::NoQuorum { waited_ms: 0, reason: reason.to_owned() }
+}

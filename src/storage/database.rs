@@ -1,0 +1,192 @@
+//! Opening a database file: whole or not at all.
+//!
+//! A new file is made under another name and renamed once it is complete, so a file that stands
+//! under its own name was complete once. Whatever is missing from it later is damage: it must never
+//! be filled in silently, because an empty log is a node that forgot its votes.
+
+use std::fs::{self, File};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use redb::{Builder, Database, Durability, WriteTransaction};
+use tracing::{debug, info};
+
+/// Why a database file could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenDatabaseError {
+    /// The operating system refused.
+    #[error("cannot open {}: {source}. Check that the directory exists, is writable for this user, and has free space", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// Another process holds the lock.
+    #[error("{} is in use by another process. Stop that process, or give this node another data directory", path.display())]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file holds something else, or not all that was written.
+    #[error(
+        "{} cannot be read: {problem}. It is damaged, or no file of Aspen's. Restore the data directory from \
+         a backup, or move it away and let the node join anew under another node id", path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// Opens the database at `path`; where there is none, makes it and fills it with `init`.
+///
+/// # Errors
+/// The file cannot be opened, is locked, foreign or damaged, or cannot be made.
+pub fn open_or_create(
+    path: &Path,
+    cache_bytes: usize,
+    init: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+) -> Result<Database, OpenDatabaseError> {
+    let io = |source| OpenDatabaseError::Io { path: path.to_owned(), source };
+    if !path.try_exists().map_err(io)? {
+        create(path, cache_bytes, init)?;
+        info!(path = %path.display(), "made a new database");
+    }
+    guarded(path, || Ok(builder(path, cache_bytes).open(path)?))
+}
+
+/// Runs `access` and tells its failure in terms of the file. The database library asserts what no
+/// file that it wrote can violate, so a damaged file can make it panic: that is an error here.
+pub(super) fn guarded<T>(
+    path: &Path,
+    access: impl FnOnce() -> Result<T, redb::Error>,
+) -> Result<T, OpenDatabaseError> {
+    match catch_unwind(AssertUnwindSafe(access)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(explain(path, error)),
+        Err(panic) => {
+            Err(OpenDatabaseError::Damaged { path: path.to_owned(), problem: panic_message(&*panic) })
+        }
+    }
+}
+
+/// What a panic said.
+pub(super) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a text".to_owned())
+}
+
+fn create(
+    path: &Path,
+    cache_bytes: usize,
+    init: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+) -> Result<(), OpenDatabaseError> {
+    let io = |source| OpenDatabaseError::Io { path: path.to_owned(), source };
+    let unfinished = path.with_extension("redb.new");
+    match fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
+        _ => {}
+    }
+    guarded(path, || {
+        let database = builder(path, cache_bytes).create(&unfinished)?;
+        let mut transaction = database.begin_write()?;
+        transaction.set_durability(Durability::Immediate)?;
+        transaction.set_two_phase_commit(true);
+        init(&transaction)?;
+        Ok(transaction.commit()?)
+    })?;
+    fs::rename(&unfinished, path).map_err(io)?;
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)
+}
+
+fn builder(path: &Path, cache_bytes: usize) -> Builder {
+    let mut builder = Builder::new();
+    let path = path.to_owned();
+    // Otherwise the checksums of a cleanly closed file are not looked at, and one that was damaged
+    // since can panic anywhere, even while it is closed.
+    builder.set_check_integrity_on_open(true);
+    builder.set_cache_size(cache_bytes).set_repair_callback(move |session| {
+        debug!(path = %path.display(), progress = session.progress(), "checking the database");
+    });
+    builder
+}
+
+fn explain(path: &Path, error: redb::Error) -> OpenDatabaseError {
+    let path = path.to_owned();
+    match error {
+        redb::Error::DatabaseAlreadyOpen => OpenDatabaseError::InUse { path },
+        redb::Error::Io(source)
+            if !matches!(source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
+        {
+            OpenDatabaseError::Io { path, source }
+        }
+        other => OpenDatabaseError::Damaged { path, problem: other.to_string() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use redb::{ReadableDatabase, TableDefinition};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const TABLE: TableDefinition<u64, u64> = TableDefinition::new("t");
+
+    fn open(path: &Path) -> Result<Database, OpenDatabaseError> {
+        open_or_create(path, 1 << 20, |transaction| {
+            transaction.open_table(TABLE)?.insert(1, 2)?;
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn a_new_file_is_complete_and_a_leftover_of_an_aborted_start_is_replaced() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("x.redb");
+        fs::write(dir.path().join("x.redb.new"), b"half a file").unwrap();
+        let database = open(&path).unwrap();
+        let table = database.begin_read().unwrap().open_table(TABLE).unwrap();
+        assert_eq!(table.get(1).unwrap().unwrap().value(), 2);
+        assert!(!dir.path().join("x.redb.new").exists());
+    }
+
+    #[test]
+    fn a_file_in_use_is_refused() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("x.redb");
+        let _held = open(&path).unwrap();
+        assert!(matches!(open(&path), Err(OpenDatabaseError::InUse { .. })));
+    }
+
+    #[test]
+    fn empty_foreign_and_truncated_files_are_refused_and_left_alone() {
+        let dir = TempDir::new().unwrap();
+        let whole = dir.path().join("whole.redb");
+        drop(open(&whole).unwrap());
+        let whole = fs::read(whole).unwrap();
+        for content in
+            [&[][..], b"#!/bin/sh\n", &[7; 100_000], &whole[..100], &whole[..5000], &whole[..whole.len() / 2]]
+        {
+            let path = dir.path().join("x.redb");
+            fs::write(&path, content).unwrap();
+            let error = open(&path).unwrap_err();
+            let text = error.to_string();
+            assert!(matches!(error, OpenDatabaseError::Damaged { .. }), "{} bytes: {text}", content.len());
+            assert!(text.contains("x.redb") && text.contains("backup"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_missing_directory_is_an_error_that_names_the_file() {
+        let dir = TempDir::new().unwrap();
+        let error = open(&dir.path().join("absent/x.redb")).unwrap_err();
+        assert!(matches!(error, OpenDatabaseError::Io { .. }) && error.to_string().contains("absent/x.redb"));
+    }
+}

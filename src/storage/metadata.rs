@@ -1,0 +1,423 @@
+//! What a data directory knows about itself: whose it is, which cluster it belongs to, whom it knew.
+//!
+//! Node id and key belong to a directory for good, and the cluster id is adopted once. It must never
+//! let a directory be opened as another node: its votes and its log would count for the wrong one.
+//!
+//! # Tiger Style
+//! - Each change is on disk before its call returns. Calls block for one small transaction.
+//! - At most [`limits::PEERS_MAX_COUNT`] peers are kept.
+//! - The format's version stands here for the whole directory; a newer one is refused.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, Table, TableDefinition, WriteTransaction};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::codec::{self, CodecError};
+use super::database::{self, OpenDatabaseError, guarded};
+use crate::kv::types::{ClusterId, NodeId, NodeInfo, Peer, PublicKey};
+use crate::limits;
+
+/// The file in a data directory. Must stay stable.
+pub const METADATA_FILE: &str = "metadata.redb";
+
+/// Version of everything in a data directory.
+const FORMAT: u32 = 1;
+
+/// One of the keys below to a sealed value, for good. Must stay stable.
+const METADATA: TableDefinition<&str, &[u8]> = TableDefinition::new("metadata");
+/// A `u32`, see [`FORMAT`]. Must stay stable.
+const FORMAT_KEY: &str = "format";
+/// A `NodeId`. Must stay stable.
+const NODE_ID: &str = "node_id";
+/// A `PublicKey`. Must stay stable.
+const PUBLIC_KEY: &str = "public_key";
+/// A `u64`. Must stay stable.
+const INCARNATION: &str = "incarnation";
+/// A `ClusterId`, once adopted. Must stay stable.
+const CLUSTER_ID: &str = "cluster_id";
+/// A list of `(NodeId, NodeInfo)`. Must stay stable.
+const PEERS: &str = "peers";
+
+/// Why metadata was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum MetadataError {
+    /// The file as such.
+    #[error(transparent)]
+    Database(#[from] OpenDatabaseError),
+    /// A value that cannot be trusted.
+    #[error("{}: {source}", path.display())]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: CodecError,
+    },
+    /// A value that every data directory has is not there.
+    #[error(
+        "{} has no {key}: it is damaged, or no file of Aspen's. Restore the data directory from a backup, or \
+         move it away and let the node join anew under another node id", path.display()
+    )]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// The value's key.
+        key: &'static str,
+    },
+    /// Written by a newer Aspen.
+    #[error(
+        "the data directory of {} has format {found}, and this program knows formats up to {FORMAT}. Start it \
+         with the Aspen that wrote it, or a newer one", path.display()
+    )]
+    NewerFormat {
+        /// The file.
+        path: PathBuf,
+        /// The directory's format.
+        found: u32,
+    },
+    /// The directory is another node's.
+    #[error(
+        "the data directory belongs to node {stored}, and the configuration says node {given}. A node's id never \
+         changes: set it to {stored}, or give node {given} an empty data directory"
+    )]
+    OtherNode {
+        /// Whose it is.
+        stored: NodeId,
+        /// Who asked.
+        given: NodeId,
+    },
+    /// The directory is another key's.
+    #[error(
+        "the data directory belongs to the key {stored}, and the node was started with the key {given}. A node's \
+         key never changes: put the old secret key back, or give the new key an empty data directory and another \
+         node id"
+    )]
+    OtherKey {
+        /// Whose it is.
+        stored: PublicKey,
+        /// Who asked.
+        given: PublicKey,
+    },
+    /// The directory is part of another cluster.
+    #[error(
+        "this node belongs to cluster {stored} and cannot join cluster {given}. To move it, give it an empty data \
+         directory and another node id"
+    )]
+    OtherCluster {
+        /// Where it belongs.
+        stored: ClusterId,
+        /// Where it was asked to.
+        given: ClusterId,
+    },
+    /// More peers than are kept.
+    #[error("{count} peers cannot be remembered: the limit is {}", limits::PEERS_MAX_COUNT)]
+    TooManyPeers {
+        /// How many there were.
+        count: usize,
+    },
+}
+
+/// The metadata of one data directory. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Metadata(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// Absent in memory.
+    file: Option<(PathBuf, Database)>,
+    node_id: NodeId,
+    public_key: PublicKey,
+    incarnation: u64,
+    changing: Mutex<Changing>,
+}
+
+/// What is known later than at the first start.
+#[derive(Debug, Default)]
+struct Changing {
+    cluster_id: Option<ClusterId>,
+    peers: Vec<Peer>,
+}
+
+impl Metadata {
+    /// Opens the metadata of a data directory, or makes it: as node 1, unless told otherwise.
+    ///
+    /// # Errors
+    /// The directory is another node's, another key's, of a newer format, or damaged.
+    pub fn open(dir: &Path, node_id: Option<NodeId>, public_key: PublicKey) -> Result<Self, MetadataError> {
+        let path = dir.join(METADATA_FILE);
+        let fresh = node_id.unwrap_or(NodeId(1));
+        let database = database::open_or_create(&path, limits::METADATA_CACHE_BYTES, |transaction| {
+            initialize(transaction, fresh, public_key)
+        })?;
+        let inner = load(path, database)?;
+        if let Some(given) = node_id.filter(|given| *given != inner.node_id) {
+            return Err(MetadataError::OtherNode { stored: inner.node_id, given });
+        }
+        if inner.public_key != public_key {
+            return Err(MetadataError::OtherKey { stored: inner.public_key, given: public_key });
+        }
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// Metadata that ends with the process, for `--storage memory`.
+    pub fn in_memory(node_id: NodeId, public_key: PublicKey) -> Self {
+        let (incarnation, changing) = (rand::random(), Mutex::default());
+        Self(Arc::new(Inner { file: None, node_id, public_key, incarnation, changing }))
+    }
+
+    /// The node whose directory it is.
+    pub fn node_id(&self) -> NodeId {
+        self.0.node_id
+    }
+
+    /// The key of that node.
+    pub fn public_key(&self) -> PublicKey {
+        self.0.public_key
+    }
+
+    /// A number drawn when the directory was made. Another number under the same node id is a node
+    /// that lost its disk.
+    pub fn incarnation(&self) -> u64 {
+        self.0.incarnation
+    }
+
+    /// The cluster, once the node belongs to one.
+    pub fn cluster_id(&self) -> Option<ClusterId> {
+        self.lock().cluster_id
+    }
+
+    /// Binds the directory to a cluster for good. It is on disk when the call returns; to adopt the
+    /// same id again changes nothing.
+    ///
+    /// # Errors
+    /// The node belongs to another cluster already, or the write failed.
+    pub fn adopt_cluster_id(&self, given: ClusterId) -> Result<(), MetadataError> {
+        let mut changing = self.lock();
+        match changing.cluster_id {
+            Some(stored) if stored == given => return Ok(()),
+            Some(stored) => return Err(MetadataError::OtherCluster { stored, given }),
+            None => {}
+        }
+        self.save(CLUSTER_ID, &given)?;
+        changing.cluster_id = Some(given);
+        Ok(())
+    }
+
+    /// The peers that were saved last.
+    pub fn peers(&self) -> Vec<Peer> {
+        self.lock().peers.clone()
+    }
+
+    /// Remembers peers across restarts, instead of those remembered so far.
+    ///
+    /// # Errors
+    /// There are too many, or the write failed.
+    pub fn save_peers(&self, peers: &[Peer]) -> Result<(), MetadataError> {
+        if peers.len() > limits::PEERS_MAX_COUNT {
+            return Err(MetadataError::TooManyPeers { count: peers.len() });
+        }
+        let mut changing = self.lock();
+        if changing.peers == peers {
+            return Ok(());
+        }
+        // As pairs: the flattened form of a peer exists in JSON only.
+        let pairs: Vec<(NodeId, &NodeInfo)> = peers.iter().map(|peer| (peer.node_id, &peer.info)).collect();
+        self.save(PEERS, &pairs)?;
+        changing.peers = peers.to_vec();
+        Ok(())
+    }
+
+    fn save<T: Serialize>(&self, key: &'static str, value: &T) -> Result<(), MetadataError> {
+        let Some((path, database)) = &self.0.file else { return Ok(()) };
+        guarded(path, || {
+            let mut transaction = database.begin_write()?;
+            transaction.set_durability(Durability::Immediate)?;
+            transaction.set_two_phase_commit(true);
+            put(&mut transaction.open_table(METADATA)?, key, value)?;
+            Ok(transaction.commit()?)
+        })?;
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Changing> {
+        self.0.changing.lock().expect("no code panics while it holds this lock")
+    }
+}
+
+fn initialize(
+    transaction: &WriteTransaction,
+    node_id: NodeId,
+    public_key: PublicKey,
+) -> Result<(), redb::Error> {
+    let mut table = transaction.open_table(METADATA)?;
+    put(&mut table, FORMAT_KEY, &FORMAT)?;
+    put(&mut table, NODE_ID, &node_id)?;
+    put(&mut table, PUBLIC_KEY, &public_key)?;
+    put(&mut table, INCARNATION, &rand::random::<u64>())
+}
+
+fn put<T: Serialize>(
+    table: &mut Table<'_, &'static str, &'static [u8]>,
+    key: &'static str,
+    value: &T,
+) -> Result<(), redb::Error> {
+    table.insert(key, codec::seal(value).as_slice())?;
+    Ok(())
+}
+
+fn load(path: PathBuf, database: Database) -> Result<Inner, MetadataError> {
+    let stored =
+        Stored { table: guarded(&path, || Ok(database.begin_read()?.open_table(METADATA)?))?, path: &path };
+    // First: of a newer format nothing else is known.
+    let found = stored.required(FORMAT_KEY)?;
+    if found > FORMAT {
+        return Err(MetadataError::NewerFormat { path, found });
+    }
+    let node_id = stored.required(NODE_ID)?;
+    let public_key = stored.required(PUBLIC_KEY)?;
+    let incarnation = stored.required(INCARNATION)?;
+    let cluster_id = stored.optional(CLUSTER_ID)?;
+    let peers: Vec<(NodeId, NodeInfo)> = stored.optional(PEERS)?.unwrap_or_default();
+    let peers = peers.into_iter().map(|(node_id, info)| Peer { node_id, info }).collect();
+    let changing = Mutex::new(Changing { cluster_id, peers });
+    Ok(Inner { file: Some((path, database)), node_id, public_key, incarnation, changing })
+}
+
+/// The values as they stand on disk.
+struct Stored<'a> {
+    path: &'a Path,
+    table: ReadOnlyTable<&'static str, &'static [u8]>,
+}
+
+impl Stored<'_> {
+    fn optional<T: DeserializeOwned>(&self, key: &'static str) -> Result<Option<T>, MetadataError> {
+        let Some(record) = guarded(self.path, || Ok(self.table.get(key)?))? else { return Ok(None) };
+        codec::unseal(key, record.value())
+            .map(Some)
+            .map_err(|source| MetadataError::Record { path: self.path.to_owned(), source })
+    }
+
+    fn required<T: DeserializeOwned>(&self, key: &'static str) -> Result<T, MetadataError> {
+        self.optional(key)?.ok_or_else(|| MetadataError::Missing { path: self.path.to_owned(), key })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use redb::ReadableTable;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const KEY: PublicKey = PublicKey([7; 32]);
+
+    fn peer(id: u64) -> Peer {
+        let info = NodeInfo {
+            public_key: PublicKey([9; 32]),
+            addresses: vec!["192.0.2.1:4601".parse().unwrap(), "[2001:db8::1]:4601".parse().unwrap()],
+            relay_url: Some("https://relay.example".to_owned()),
+            http_addr: None,
+        };
+        Peer { node_id: NodeId(id), info }
+    }
+
+    #[test]
+    fn everything_survives_a_restart_and_the_id_defaults_to_one() {
+        let dir = TempDir::new().unwrap();
+        let cluster = ClusterId::random();
+        let metadata = Metadata::open(dir.path(), None, KEY).unwrap();
+        let incarnation = metadata.incarnation();
+        assert_eq!((metadata.node_id(), metadata.cluster_id(), metadata.peers()), (NodeId(1), None, vec![]));
+        metadata.adopt_cluster_id(cluster).unwrap();
+        metadata.save_peers(&[peer(2), peer(3)]).unwrap();
+        metadata.save_peers(&[peer(3), peer(4)]).unwrap();
+        drop(metadata);
+
+        for given in [None, Some(NodeId(1))] {
+            let metadata = Metadata::open(dir.path(), given, KEY).unwrap();
+            assert_eq!(metadata.incarnation(), incarnation);
+            assert_eq!(metadata.cluster_id(), Some(cluster));
+            assert_eq!(metadata.peers(), vec![peer(3), peer(4)]);
+            assert_eq!(metadata.public_key(), KEY);
+        }
+    }
+
+    #[test]
+    fn two_directories_have_two_incarnations() {
+        let [a, b] = [(); 2].map(|()| TempDir::new().unwrap());
+        let [a, b] = [&a, &b].map(|dir| Metadata::open(dir.path(), None, KEY).unwrap().incarnation());
+        assert_ne!(a, b);
+    }
+
+    #[test]
+    fn another_node_id_or_key_is_refused_with_both_named() {
+        let dir = TempDir::new().unwrap();
+        drop(Metadata::open(dir.path(), Some(NodeId(3)), KEY).unwrap());
+        let text = Metadata::open(dir.path(), Some(NodeId(4)), KEY).unwrap_err().to_string();
+        assert!(text.contains("node 3") && text.contains("node 4") && text.contains("set it to 3"), "{text}");
+        let other = PublicKey([8; 32]);
+        let text = Metadata::open(dir.path(), None, other).unwrap_err().to_string();
+        assert!(text.contains(&KEY.to_string()) && text.contains(&other.to_string()), "{text}");
+        assert_eq!(Metadata::open(dir.path(), None, KEY).unwrap().node_id(), NodeId(3));
+    }
+
+    #[test]
+    fn a_cluster_is_adopted_once() {
+        let dir = TempDir::new().unwrap();
+        let (first, second) = (ClusterId::random(), ClusterId::random());
+        for metadata in [Metadata::open(dir.path(), None, KEY).unwrap(), Metadata::in_memory(NodeId(1), KEY)]
+        {
+            metadata.adopt_cluster_id(first).unwrap();
+            metadata.adopt_cluster_id(first).unwrap();
+            let text = metadata.adopt_cluster_id(second).unwrap_err().to_string();
+            assert!(text.contains(&first.to_string()) && text.contains(&second.to_string()), "{text}");
+            assert_eq!(metadata.clone().cluster_id(), Some(first));
+        }
+    }
+
+    #[test]
+    fn more_peers_than_the_limit_are_refused() {
+        let metadata = Metadata::in_memory(NodeId(1), KEY);
+        let peers = vec![peer(2); limits::PEERS_MAX_COUNT + 1];
+        assert!(matches!(metadata.save_peers(&peers), Err(MetadataError::TooManyPeers { .. })));
+        assert_eq!(metadata.peers(), vec![]);
+    }
+
+    fn tamper(dir: &Path, change: impl FnOnce(&mut Table<'_, &'static str, &'static [u8]>)) {
+        drop(Metadata::open(dir, None, KEY).unwrap());
+        let database = Database::open(dir.join(METADATA_FILE)).unwrap();
+        let transaction = database.begin_write().unwrap();
+        change(&mut transaction.open_table(METADATA).unwrap());
+        transaction.commit().unwrap();
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_before_anything_else_is_read() {
+        let dir = TempDir::new().unwrap();
+        tamper(dir.path(), |table| {
+            table.insert(FORMAT_KEY, codec::seal(&(FORMAT + 1)).as_slice()).unwrap();
+            table.insert(NODE_ID, &b"of the future"[..]).unwrap();
+        });
+        let text = Metadata::open(dir.path(), None, KEY).unwrap_err().to_string();
+        assert!(text.contains("format 2") && text.contains("newer"), "{text}");
+    }
+
+    #[test]
+    fn a_damaged_or_missing_value_is_refused_by_name() {
+        let dir = TempDir::new().unwrap();
+        tamper(dir.path(), |table| {
+            let mut record = table.get(PUBLIC_KEY).unwrap().unwrap().value().to_vec();
+            record[9] ^= 1;
+            table.insert(PUBLIC_KEY, record.as_slice()).unwrap();
+        });
+        let text = Metadata::open(dir.path(), None, KEY).unwrap_err().to_string();
+        assert!(text.contains("public_key") && text.contains("checksum"), "{text}");
+
+        let dir = TempDir::new().unwrap();
+        tamper(dir.path(), |table| drop(table.remove(INCARNATION).unwrap()));
+        let text = Metadata::open(dir.path(), None, KEY).unwrap_err().to_string();
+        assert!(text.contains("no incarnation") && text.contains("backup"), "{text}");
+    }
+}

@@ -1,0 +1,215 @@
+//! Complete states as files or in memory: made here, sent to a peer, received from one.
+//!
+//! A snapshot is read from the file while it is sent, never held in memory as a whole. A received one
+//! is a temporary file until the state machine has verified every byte of it.
+//!
+//! # Tiger Style
+//! A piece has [`limits::WIRE_SNAPSHOT_PIECE_BYTES`], the last one at least one byte and at most that.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures::Stream;
+use openraft::type_config::TypeConfigExt;
+
+use crate::limits;
+use crate::raft::types::TypeConfig;
+
+pub(crate) mod files;
+pub(crate) mod format;
+#[cfg(test)]
+mod tests;
+
+use files::{SnapshotDir, TemporaryFile};
+pub use format::{Part, SnapshotError};
+
+/// A complete snapshot. A clone shares it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum SnapshotData {
+    /// A file, open as long as this lives even if the file's name goes away.
+    File(Arc<SnapshotFile>),
+    /// All of it in memory.
+    Memory(Bytes),
+}
+
+/// The open file of a snapshot.
+#[derive(Debug)]
+pub struct SnapshotFile {
+    file: Arc<File>,
+    len: u64,
+    /// Removes the file's name, if it is not kept.
+    temporary: Option<TemporaryFile>,
+}
+
+impl SnapshotFile {
+    fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        Ok(Self { len: file.metadata()?.len(), file: Arc::new(file), temporary: None })
+    }
+
+    fn temporary(temporary: TemporaryFile) -> io::Result<Self> {
+        let file = temporary.file.clone();
+        Ok(Self { len: file.metadata()?.len(), file, temporary: Some(temporary) })
+    }
+}
+
+impl SnapshotData {
+    /// Its length in bytes.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::File(file) => file.len,
+            Self::Memory(bytes) => bytes.len() as u64,
+        }
+    }
+
+    /// Whether it has no bytes, and so is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Its bytes, in order. Each piece is read when it is asked for, off the async threads.
+    pub fn pieces(self) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+        futures::stream::try_unfold((self, 0), |(data, offset)| async move {
+            let piece = data.piece(offset).await?;
+            let next = offset + piece.len() as u64;
+            Ok((!piece.is_empty()).then_some((piece, (data, next))))
+        })
+    }
+
+    async fn piece(&self, offset: u64) -> io::Result<Bytes> {
+        let left = self.len() - offset;
+        let length = left.min(limits::WIRE_SNAPSHOT_PIECE_BYTES as u64);
+        let length = usize::try_from(length).expect("a piece fits into memory");
+        match self {
+            Self::Memory(bytes) => {
+                let start = usize::try_from(offset).expect("it is all in memory");
+                Ok(bytes.slice(start..start + length))
+            }
+            Self::File(file) => {
+                let file = file.clone();
+                TypeConfig::spawn_blocking(move || {
+                    let mut piece = BytesMut::zeroed(length);
+                    file.file.read_exact_at(&mut piece, offset)?;
+                    Ok(piece.freeze())
+                })
+                .await?
+            }
+        }
+    }
+
+    /// Reads it from the start.
+    pub(crate) fn reader(&self) -> SnapshotBytes {
+        match self {
+            Self::File(file) => SnapshotBytes::File { file: file.clone(), offset: 0 },
+            Self::Memory(bytes) => SnapshotBytes::Memory(bytes.clone()),
+        }
+    }
+
+    fn is_same_as(&self, other: &Self) -> bool {
+        matches!((self, other), (Self::File(one), Self::File(other)) if Arc::ptr_eq(one, other))
+    }
+
+    fn temporary_path(&self) -> Option<&Path> {
+        match self {
+            Self::File(file) => file.temporary.as_ref().map(|temporary| &*temporary.path),
+            Self::Memory(_) => None,
+        }
+    }
+}
+
+/// Reads a snapshot from its start, leaving other readers alone.
+#[derive(Debug)]
+pub(crate) enum SnapshotBytes {
+    File { file: Arc<SnapshotFile>, offset: u64 },
+    Memory(Bytes),
+}
+
+impl Read for SnapshotBytes {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::File { file, offset } => {
+                let read = file.file.read_at(buf, *offset)?;
+                *offset += read as u64;
+                Ok(read)
+            }
+            Self::Memory(bytes) => bytes.reader().read(buf),
+        }
+    }
+}
+
+/// Where snapshots from peers are received.
+#[derive(Clone, Debug)]
+pub struct SnapshotInbox(Inbox);
+
+#[derive(Clone, Debug)]
+enum Inbox {
+    Files(Arc<SnapshotDir>),
+    Memory,
+}
+
+impl SnapshotInbox {
+    pub(crate) fn files(dir: Arc<SnapshotDir>) -> Self {
+        Self(Inbox::Files(dir))
+    }
+
+    pub(crate) fn memory() -> Self {
+        Self(Inbox::Memory)
+    }
+
+    /// Begins to receive one.
+    ///
+    /// # Errors
+    /// Where no file can be made for it.
+    pub fn begin(&self) -> io::Result<IncomingSnapshot> {
+        Ok(IncomingSnapshot(match &self.0 {
+            Inbox::Files(dir) => Incoming::File { file: dir.create_temporary()?, len: 0 },
+            Inbox::Memory => Incoming::Memory(BytesMut::new()),
+        }))
+    }
+}
+
+/// A snapshot that is being received. Dropping it before the end removes it.
+#[derive(Debug)]
+pub struct IncomingSnapshot(Incoming);
+
+#[derive(Debug)]
+enum Incoming {
+    File { file: TemporaryFile, len: u64 },
+    Memory(BytesMut),
+}
+
+impl IncomingSnapshot {
+    /// Appends a piece.
+    ///
+    /// # Errors
+    /// Where it cannot be written. What was received is then of no use.
+    pub async fn write(&mut self, piece: Bytes) -> io::Result<()> {
+        match &mut self.0 {
+            Incoming::Memory(bytes) => {
+                bytes.extend_from_slice(&piece);
+                Ok(())
+            }
+            Incoming::File { file, len } => {
+                let (file, offset) = (file.file.clone(), *len);
+                *len += piece.len() as u64;
+                TypeConfig::spawn_blocking(move || file.write_all_at(&piece, offset)).await?
+            }
+        }
+    }
+
+    /// Makes what was received durable. Whether it is whole is for the state machine to find out.
+    ///
+    /// # Errors
+    /// Where it cannot be made durable.
+    pub async fn finish(self) -> io::Result<SnapshotData> {
+        match self.0 {
+            Incoming::Memory(bytes) => Ok(SnapshotData::Memory(bytes.freeze())),
+            Incoming::File { file, .. } => TypeConfig::spawn_blocking(move || file.finish()).await?,
+        }
+    }
+}

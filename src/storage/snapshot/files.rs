@@ -1,0 +1,182 @@
+//! The directory of snapshots: at most one that counts, and temporary files while some are made.
+//!
+//! A snapshot is written under a temporary name, made durable, and renamed. It must never be seen
+//! under its own name before it is whole. Older ones are deleted when a newer one stands; whoever
+//! still sends one of them holds it open.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tracing::warn;
+
+use super::format::{self, SnapshotError};
+use super::{SnapshotData, SnapshotFile};
+use crate::raft::types::SnapshotMeta;
+use crate::storage::StorageError;
+
+const FINISHED: &str = "snapshot";
+const TEMPORARY: &str = "tmp";
+
+/// A directory of snapshots.
+#[derive(Debug)]
+pub(crate) struct SnapshotDir {
+    path: PathBuf,
+    current: Mutex<Option<(SnapshotMeta, SnapshotData)>>,
+}
+
+impl SnapshotDir {
+    /// Opens the directory, makes it if there is none, removes what a crash left, and finds the newest
+    /// snapshot.
+    pub(crate) fn open(path: PathBuf) -> Result<Self, StorageError> {
+        let io = |action| StorageError::io(action, &path);
+        fs::create_dir_all(&path).map_err(io("make the directory of snapshots"))?;
+        let mut finished = Vec::new();
+        for entry in fs::read_dir(&path).map_err(io("list the directory of snapshots"))? {
+            let file = entry.map_err(io("list the directory of snapshots"))?.path();
+            match file.extension().and_then(|extension| extension.to_str()) {
+                Some(TEMPORARY) => {
+                    fs::remove_file(&file).map_err(StorageError::io("remove the leftover", &file))?;
+                }
+                Some(FINISHED) => finished.push(file),
+                _ => {}
+            }
+        }
+        // Names sort as the log positions in them.
+        finished.sort_unstable();
+        let mut current = None;
+        while let Some(file) = finished.pop() {
+            match open_finished(&file) {
+                Ok(snapshot) => {
+                    current = Some(snapshot);
+                    break;
+                }
+                // The log and the state do not need it, and the next one replaces it.
+                Err(error) => warn!(file = %file.display(), %error, "a snapshot is damaged and not used"),
+            }
+        }
+        Ok(Self { path, current: Mutex::new(current) })
+    }
+
+    /// The newest snapshot.
+    pub(crate) fn current(&self) -> Option<(SnapshotMeta, SnapshotData)> {
+        self.lock().clone()
+    }
+
+    /// An empty file for a snapshot. It is removed when it is dropped before it was kept.
+    pub(crate) fn create_temporary(&self) -> io::Result<TemporaryFile> {
+        // Unique in the process, which has the data directory to itself.
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = self.path.join(format!("{number}.{TEMPORARY}"));
+        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+        Ok(TemporaryFile { file: Arc::new(file), path })
+    }
+
+    /// Makes a snapshot the current one, unless there is a newer one, and returns the current one. The
+    /// snapshot must be whole and durable.
+    pub(crate) fn keep(
+        &self,
+        meta: SnapshotMeta,
+        data: &SnapshotData,
+    ) -> io::Result<(SnapshotMeta, SnapshotData)> {
+        let mut current = self.lock();
+        if let Some(kept) = &*current
+            && (kept.0.last_log_id > meta.last_log_id || kept.1.is_same_as(data))
+        {
+            return Ok(kept.clone());
+        }
+        let path = self.path.join(file_name(&meta));
+        match data.temporary_path() {
+            Some(temporary) if temporary.parent() == Some(&*self.path) => fs::rename(temporary, &path)?,
+            // It is in memory, or another store's.
+            _ => {
+                let copy = self.create_temporary()?;
+                io::copy(&mut data.reader(), &mut &*copy.file)?;
+                copy.file.sync_all()?;
+                fs::rename(&copy.path, &path)?;
+            }
+        }
+        sync_dir(&self.path)?;
+        let kept = SnapshotData::File(Arc::new(SnapshotFile::open(&path)?));
+        *current = Some((meta.clone(), kept.clone()));
+        self.remove_all_but(&path);
+        Ok((meta, kept))
+    }
+
+    fn remove_all_but(&self, kept: &Path) {
+        let Ok(entries) = fs::read_dir(&self.path) else {
+            return;
+        };
+        for file in entries.flatten().map(|entry| entry.path()) {
+            if file.extension().is_some_and(|extension| extension == FINISHED)
+                && file != kept
+                && let Err(error) = fs::remove_file(&file)
+            {
+                warn!(file = %file.display(), %error, "an old snapshot could not be removed");
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<(SnapshotMeta, SnapshotData)>> {
+        self.current.lock().expect("no code panics while it holds this lock")
+    }
+}
+
+/// A file under a temporary name, removed with it. Removing does nothing once it was renamed: no name
+/// is given twice.
+#[derive(Debug)]
+pub(crate) struct TemporaryFile {
+    pub(super) file: Arc<File>,
+    pub(super) path: PathBuf,
+}
+
+impl TemporaryFile {
+    /// The file, for writing.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Makes what was written durable.
+    pub(crate) fn finish(self) -> io::Result<SnapshotData> {
+        self.file.sync_all()?;
+        Ok(SnapshotData::File(Arc::new(SnapshotFile::temporary(self)?)))
+    }
+}
+
+impl Drop for TemporaryFile {
+    fn drop(&mut self) {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                warn!(file = %self.path.display(), %error, "a temporary snapshot could not be removed");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Makes renames in a directory durable.
+pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+fn file_name(meta: &SnapshotMeta) -> String {
+    // Entries rather than an index, so that the empty state has a name, too.
+    let entries = meta.last_log_id.map_or(0, |last| last.index + 1);
+    format!("{entries:020}.{FINISHED}")
+}
+
+/// Opens a snapshot and checks both its ends; the middle is checked by whoever uses it.
+fn open_finished(path: &Path) -> Result<(SnapshotMeta, SnapshotData), SnapshotError> {
+    let file = SnapshotFile::open(path).map_err(SnapshotError::Io)?;
+    let trailer_at = file.len.checked_sub(format::TRAILER_BYTES as u64).ok_or(SnapshotError::Truncated)?;
+    let mut trailer = [0; format::TRAILER_BYTES];
+    file.file.read_exact_at(&mut trailer, trailer_at).map_err(SnapshotError::Io)?;
+    format::has_trailer(&trailer)?;
+    let data = SnapshotData::File(Arc::new(file));
+    let meta = format::read_meta(&mut BufReader::new(data.reader()))?;
+    Ok((meta, data))
+}

@@ -1,0 +1,218 @@
+//! The state machine that openraft drives, and the reader that everyone else has.
+//!
+//! Entries are applied in batches of what is there, one transaction a batch. A client gets its answer
+//! when the batch is committed, never before. Work on the disk runs on threads that may block.
+//!
+//! # Tiger Style
+//! A batch has at most [`crate::limits::APPLY_BATCH_MAX_ENTRIES`] entries, and
+//! [`crate::limits::APPLY_BATCH_MAX_BYTES`] of commands and one more. Entries are applied in the order
+//! of their index, each once.
+
+use std::io;
+use std::sync::Arc;
+
+use futures::Stream;
+use openraft::alias::SnapshotOf;
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::type_config::TypeConfigExt;
+
+use super::batch::{Batch, PublishedMarks};
+use super::snapshot::{SnapshotData, SnapshotInbox};
+use super::state_mem::MemState;
+use super::state_redb::RedbState;
+use super::tables::StateError;
+use crate::kv::types::{KvError, RangeReply, ReadRequest, Revision};
+use crate::raft::types::{Applied, LogId, SnapshotMeta, StoredMembership, TypeConfig};
+
+#[cfg(test)]
+mod tests;
+
+type Snapshot = SnapshotOf<TypeConfig, SnapshotData>;
+
+/// The replicated state.
+pub struct StateMachine {
+    store: Store,
+}
+
+#[derive(Clone)]
+enum Store {
+    Memory(Arc<MemState>),
+    Redb(Arc<RedbState>),
+}
+
+impl StateMachine {
+    pub(crate) fn memory(state: MemState) -> Self {
+        Self { store: Store::Memory(Arc::new(state)) }
+    }
+
+    pub(crate) fn redb(state: RedbState) -> Self {
+        Self { store: Store::Redb(Arc::new(state)) }
+    }
+
+    /// A reader of this state.
+    pub fn reader(&self) -> StateReader {
+        StateReader { store: self.store.clone() }
+    }
+
+    /// Where snapshots for this state are received.
+    pub fn inbox(&self) -> SnapshotInbox {
+        match &self.store {
+            Store::Memory(_) => SnapshotInbox::memory(),
+            Store::Redb(state) => SnapshotInbox::files(state.snapshots().clone()),
+        }
+    }
+}
+
+/// Reads the state. A clone reads the same one. It keeps the store open.
+#[derive(Clone)]
+pub struct StateReader {
+    store: Store,
+}
+
+impl StateReader {
+    /// Answers a read request from the newest applied state, with the state's revision. It may wait for
+    /// the disk, but for nothing else.
+    ///
+    /// # Errors
+    /// [`KvError::Compacted`], [`KvError::FutureRevision`], and [`KvError::Storage`] where the state
+    /// cannot be read.
+    pub fn read(&self, request: &ReadRequest) -> Result<(Revision, RangeReply), KvError> {
+        let answer = match &self.store {
+            Store::Memory(state) => state.read(request),
+            Store::Redb(state) => state.read(request),
+        };
+        answer.unwrap_or_else(|error| Err(KvError::Storage { reason: error.to_string() }))
+    }
+
+    /// The newest applied revision.
+    pub fn revision(&self) -> Revision {
+        self.marks().revision()
+    }
+
+    /// The oldest revision that can be read.
+    pub fn compacted_revision(&self) -> Revision {
+        self.marks().compacted()
+    }
+
+    /// The last applied log index.
+    pub fn applied_index(&self) -> Option<u64> {
+        self.marks().applied_index()
+    }
+
+    /// Makes the applied state durable now, if the log is on disk as far as that. Returns whether it
+    /// is durable. It blocks; a state in memory is as durable as it gets.
+    ///
+    /// # Errors
+    /// Those of the storage engine.
+    pub fn checkpoint(&self) -> Result<bool, StateError> {
+        match &self.store {
+            Store::Memory(_) => Ok(true),
+            Store::Redb(state) => state.checkpoint(),
+        }
+    }
+
+    fn marks(&self) -> &PublishedMarks {
+        match &self.store {
+            Store::Memory(state) => state.marks(),
+            Store::Redb(state) => state.marks(),
+        }
+    }
+}
+
+impl Store {
+    async fn apply(&self, batch: Batch) -> io::Result<()> {
+        let Batch { entries, responders, bytes } = batch;
+        let results: Vec<Applied> = match self {
+            Self::Memory(state) => state.apply(&entries)?,
+            Self::Redb(state) => {
+                let state = state.clone();
+                TypeConfig::spawn_blocking(move || state.apply(&entries, bytes)).await??
+            }
+        };
+        assert_eq!(results.len(), responders.len(), "each entry has one result");
+        for (result, responder) in results.into_iter().zip(responders) {
+            if let Some(responder) = responder {
+                responder.send(result);
+            }
+        }
+        Ok(())
+    }
+
+    async fn build_snapshot(&self) -> io::Result<(SnapshotMeta, SnapshotData)> {
+        match self {
+            Self::Memory(state) => {
+                let state = state.clone();
+                TypeConfig::spawn_blocking(move || state.build_snapshot()).await?
+            }
+            Self::Redb(state) => {
+                let state = state.clone();
+                TypeConfig::spawn_blocking(move || state.build_snapshot()).await?
+            }
+        }
+    }
+
+    async fn install_snapshot(&self, meta: SnapshotMeta, data: SnapshotData) -> io::Result<()> {
+        match self {
+            Self::Memory(state) => {
+                let state = state.clone();
+                TypeConfig::spawn_blocking(move || state.install_snapshot(&meta, &data)).await?
+            }
+            Self::Redb(state) => {
+                let state = state.clone();
+                TypeConfig::spawn_blocking(move || state.install_snapshot(&meta, &data)).await?
+            }
+        }
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        Ok(match &self.store {
+            Store::Memory(state) => state.position()?,
+            Store::Redb(state) => state.position()?,
+        })
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + Send,
+    {
+        while let Some(batch) = Batch::next(&mut entries).await? {
+            self.store.apply(batch).await?;
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        SnapshotBuilder { store: self.store.clone() }
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> io::Result<()> {
+        self.store.install_snapshot(meta.clone(), snapshot).await
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
+        let current = match &self.store {
+            Store::Memory(state) => state.current_snapshot(),
+            Store::Redb(state) => state.snapshots().current(),
+        };
+        Ok(current.map(|(meta, snapshot)| Snapshot { meta, snapshot }))
+    }
+}
+
+/// Makes a snapshot of the state as it is when it begins, while entries are applied.
+pub struct SnapshotBuilder {
+    store: Store,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+        let (meta, snapshot) = self.store.build_snapshot().await?;
+        Ok(Snapshot { meta, snapshot })
+    }
+}

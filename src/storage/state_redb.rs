@@ -1,0 +1,441 @@
+//! The state in `state.redb`, with its snapshots in `snapshots/`.
+//!
+//! Batches are committed without waiting for the disk; a checkpoint makes them durable together. What
+//! is newer than the last checkpoint is applied again from the log after a crash. A snapshot from a
+//! peer is built up as a whole new database, which then replaces the old one by a rename.
+//!
+//! # Tiger Style
+//! - A durable state never passes the flushed log: not at a checkpoint, in a snapshot, nor on close.
+//! - One writer at a time: apply, checkpoint and the replacement hold the same lock, which no one holds
+//!   longer than [`limits::CHECKPOINT_FLUSH_WAIT_MS`] and an fsync.
+//! - A crash at any point leaves the old or the new state whole.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use redb::{Database, Durability, ReadTransaction, ReadableDatabase};
+use tracing::{error, warn};
+
+use super::batch::{self, BatchEntry, Marks, PublishedMarks};
+use super::checkpoint::{Bell, Checkpointer};
+use super::fused_file::{Fuse, FusedFile};
+use super::head;
+use super::progress::Progress;
+use super::snapshot::files::{SnapshotDir, sync_dir};
+use super::snapshot::format;
+use super::snapshot::{SnapshotData, SnapshotError};
+use super::state::StateMachine;
+use super::tables::{RedbRead, RedbWrite, StateError, Table, WriteTables};
+use super::{StorageError, StorageOptions, read};
+use crate::kv::types::{KvError, RangeReply, ReadRequest, Revision};
+use crate::limits;
+use crate::raft::types::{Applied, LogId, SnapshotMeta, StoredMembership};
+
+const STATE_FILE: &str = "state.redb";
+const NEW_STATE_FILE: &str = "state.redb.new";
+const SNAPSHOT_DIR: &str = "snapshots";
+
+/// Opens the state in a data directory, or begins an empty one. The directory must be this process's
+/// alone.
+///
+/// # Errors
+/// Where the directory cannot be used, or holds a state that is damaged or not Aspen's.
+pub fn open(
+    dir: &Path,
+    options: StorageOptions,
+    progress: Arc<Progress>,
+) -> Result<StateMachine, StorageError> {
+    RedbState::open(dir, options, progress).map(StateMachine::redb)
+}
+
+/// The state on disk, and the thread that makes checkpoints of it.
+pub(crate) struct RedbState {
+    // Ends before the store is closed.
+    checkpointer: Option<Checkpointer>,
+    store: Arc<RedbStore>,
+}
+
+struct RedbStore {
+    path: PathBuf,
+    options: StorageOptions,
+    progress: Arc<Progress>,
+    snapshots: Arc<SnapshotDir>,
+    marks: PublishedMarks,
+    bell: Arc<Bell>,
+    /// Replaced when a snapshot is installed. A reader keeps the one that it began with.
+    handle: RwLock<Arc<Handle>>,
+    /// Held by whoever writes. The published marks change only under it.
+    writer: Mutex<Pending>,
+}
+
+/// An open database.
+struct Handle {
+    database: Database,
+    fuse: Fuse,
+}
+
+/// What is not durable yet.
+struct Pending {
+    /// Applied index of the last checkpoint.
+    durable_index: Option<u64>,
+    /// Bytes of commands applied since.
+    bytes: u64,
+}
+
+/// A consistent view of a state that is on disk, as is the log that leads to it.
+struct DurableView {
+    // Before the handle: a transaction ends before its database closes.
+    transaction: ReadTransaction,
+    _handle: Arc<Handle>,
+}
+
+impl RedbState {
+    fn open(dir: &Path, options: StorageOptions, progress: Arc<Progress>) -> Result<Self, StorageError> {
+        let store = Arc::new(RedbStore::open(dir, options, progress)?);
+        let checkpoint = {
+            let store = store.clone();
+            move || match store.checkpoint(Duration::from_millis(limits::CHECKPOINT_FLUSH_WAIT_MS)) {
+                Ok(true) => {}
+                Ok(false) => warn!("the log is not on disk as far as the state; no checkpoint was made"),
+                // The next batch fails with the same error, and that stops the node.
+                Err(error) => error!(%error, "a checkpoint of the state failed"),
+            }
+        };
+        let checkpointer = Checkpointer::start(store.bell.clone(), options.checkpoint_interval, checkpoint)
+            .map_err(StorageError::io("start the checkpoint thread for", &store.path))?;
+        Ok(Self { checkpointer: Some(checkpointer), store })
+    }
+
+    pub(crate) fn snapshots(&self) -> &Arc<SnapshotDir> {
+        &self.store.snapshots
+    }
+
+    pub(crate) fn marks(&self) -> &PublishedMarks {
+        &self.store.marks
+    }
+
+    pub(crate) fn position(&self) -> Result<(Option<LogId>, StoredMembership), StateError> {
+        let handle = self.store.handle();
+        let tables = handle.read()?;
+        Ok((head::load_applied(&tables)?, head::load_membership(&tables)?))
+    }
+
+    pub(crate) fn apply(&self, entries: &[BatchEntry], bytes: usize) -> Result<Vec<Applied>, StateError> {
+        self.store.apply(entries, bytes)
+    }
+
+    pub(crate) fn read(
+        &self,
+        request: &ReadRequest,
+    ) -> Result<Result<(Revision, RangeReply), KvError>, StateError> {
+        let handle = self.store.handle();
+        let tables = handle.read()?;
+        read::read(&tables, request)
+    }
+
+    /// Makes the applied state durable, if the log is on disk as far as that. Returns whether it is.
+    pub(crate) fn checkpoint(&self) -> Result<bool, StateError> {
+        self.store.checkpoint(Duration::from_millis(limits::CHECKPOINT_FLUSH_WAIT_MS))
+    }
+
+    pub(crate) fn build_snapshot(&self) -> io::Result<(SnapshotMeta, SnapshotData)> {
+        let view = self.store.durable_view()?;
+        let tables = RedbRead::new(view.transaction);
+        let file = self.store.snapshots.create_temporary()?;
+        let mut out = BufWriter::new(file.file());
+        let meta = format::write(&tables, &mut out)?;
+        out.flush()?;
+        drop(out);
+        self.store.snapshots.keep(meta, &file.finish()?)
+    }
+
+    pub(crate) fn install_snapshot(&self, meta: &SnapshotMeta, data: &SnapshotData) -> io::Result<()> {
+        self.store.install_snapshot(meta, data)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn dump(&self) -> Vec<(Table, Vec<u8>, Vec<u8>)> {
+        super::tables::dump(&self.store.handle().read().unwrap())
+    }
+
+    /// A read of everything that has begun; calling it ends it.
+    #[cfg(test)]
+    pub(crate) fn begin_read_for_test(&self) -> impl FnOnce() -> (Revision, RangeReply) + use<> {
+        let handle = self.store.handle();
+        let tables = handle.read().unwrap();
+        let request = ReadRequest::range(crate::kv::types::KeyRange::Prefix(bytes::Bytes::new()));
+        move || {
+            let _open = handle;
+            read::read(&tables, &request).unwrap().unwrap()
+        }
+    }
+
+    /// Leaves the disk as a crash would now.
+    #[cfg(test)]
+    pub(crate) fn cut_power(&self) {
+        self.store.handle().fuse.blow();
+    }
+}
+
+impl Drop for RedbState {
+    fn drop(&mut self) {
+        drop(self.checkpointer.take());
+        // Closing the database makes all of it durable, which may be more than the log is.
+        match self.store.checkpoint(Duration::ZERO) {
+            Ok(true) => {}
+            Ok(false) => self.store.handle().fuse.blow(),
+            Err(error) => {
+                warn!(%error, "the state is closed without its last checkpoint");
+                self.store.handle().fuse.blow();
+            }
+        }
+    }
+}
+
+impl RedbStore {
+    fn open(dir: &Path, options: StorageOptions, progress: Arc<Progress>) -> Result<Self, StorageError> {
+        fs::create_dir_all(dir).map_err(StorageError::io("make the data directory", dir))?;
+        remove_leftover(&dir.join(NEW_STATE_FILE))?;
+        let snapshots = SnapshotDir::open(dir.join(SNAPSHOT_DIR))?;
+        let path = dir.join(STATE_FILE);
+        if !path.try_exists().map_err(StorageError::io("look for the database", &path))? {
+            create_empty(dir, options)?;
+        }
+        let (handle, marks) = open_existing(&path, options)?;
+        let published = PublishedMarks::default();
+        published.set(marks);
+        progress.set_durable(marks.applied_index);
+        Ok(Self {
+            path,
+            options,
+            progress,
+            snapshots: Arc::new(snapshots),
+            marks: published,
+            bell: Arc::default(),
+            handle: RwLock::new(Arc::new(handle)),
+            writer: Mutex::new(Pending { durable_index: marks.applied_index, bytes: 0 }),
+        })
+    }
+
+    fn handle(&self) -> Arc<Handle> {
+        self.handle.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A panic under this lock leaves an aborted transaction, which is a state like any other.
+    fn writer(&self) -> MutexGuard<'_, Pending> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn apply(&self, entries: &[BatchEntry], bytes: usize) -> Result<Vec<Applied>, StateError> {
+        let mut pending = self.writer();
+        let handle = self.handle();
+        let mut transaction = handle.database.begin_write().map_err(StateError::database)?;
+        transaction.set_durability(Durability::None).map_err(StateError::database)?;
+        let (results, marks) = batch::apply(&mut RedbWrite::new(&transaction)?, entries)?;
+        transaction.commit().map_err(StateError::database)?;
+        self.marks.set(marks);
+        pending.bytes += bytes as u64;
+        if pending.bytes >= limits::CHECKPOINT_MAX_BYTES {
+            self.bell.ring();
+        }
+        Ok(results)
+    }
+
+    fn checkpoint(&self, wait: Duration) -> Result<bool, StateError> {
+        let mut pending = self.writer();
+        if !self.log_reaches_state(wait) {
+            return Ok(false);
+        }
+        self.commit_durably(&mut pending)?;
+        Ok(true)
+    }
+
+    /// Whether the log is on disk as far as the state, which stands still: the caller is the writer.
+    fn log_reaches_state(&self, wait: Duration) -> bool {
+        let applied = self.marks.applied_index();
+        let deadline = Instant::now() + wait;
+        // A snapshot from a peer is durable without the log that led to it.
+        while applied > self.progress.flushed().max(self.progress.durable()) {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(limits::FLUSH_POLL_INTERVAL_MS));
+        }
+        true
+    }
+
+    fn commit_durably(&self, pending: &mut Pending) -> Result<(), StateError> {
+        let applied = self.marks.applied_index();
+        if pending.durable_index == applied {
+            return Ok(());
+        }
+        let mut transaction = self.handle().database.begin_write().map_err(StateError::database)?;
+        // A flipped bit in a file that is committed in one phase can bring an older commit back, to
+        // which the log does not reach any more.
+        transaction.set_two_phase_commit(true);
+        transaction.commit().map_err(StateError::database)?;
+        *pending = Pending { durable_index: applied, bytes: 0 };
+        self.progress.set_durable(applied);
+        Ok(())
+    }
+
+    /// Waits until the applied state can be made durable, does it, and returns a view of it.
+    fn durable_view(&self) -> io::Result<DurableView> {
+        let deadline = Instant::now() + Duration::from_millis(limits::SNAPSHOT_FLUSH_WAIT_MS);
+        loop {
+            let mut pending = self.writer();
+            if self.log_reaches_state(Duration::from_millis(limits::CHECKPOINT_FLUSH_WAIT_MS)) {
+                self.commit_durably(&mut pending)?;
+                let handle = self.handle();
+                let transaction = handle.database.begin_read().map_err(StateError::database)?;
+                return Ok(DurableView { transaction, _handle: handle });
+            }
+            drop(pending);
+            if Instant::now() >= deadline {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!(
+                        "the log was not on disk as far as the state for {} ms, so no snapshot was made: the disk is too slow or stuck",
+                        limits::SNAPSHOT_FLUSH_WAIT_MS
+                    ),
+                ));
+            }
+        }
+    }
+
+    fn install_snapshot(&self, meta: &SnapshotMeta, data: &SnapshotData) -> io::Result<()> {
+        // Every byte is checked before anything is made from it, and again while it is.
+        let found = format::read(BufReader::new(data.reader()), |_, _, _| Ok(()))?;
+        ensure_same(found, meta)?;
+        let dir = self.path.parent().expect("the database is in the data directory");
+        let new_path = dir.join(NEW_STATE_FILE);
+        let (handle, marks) = build_database(&new_path, self.options, meta, data)?;
+
+        let mut pending = self.writer();
+        self.snapshots.keep(meta.clone(), data)?;
+        fs::rename(&new_path, &self.path)?;
+        sync_dir(dir)?;
+        let old = {
+            let mut current = self.handle.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *current, Arc::new(handle))
+        };
+        // Its file has no name any more.
+        old.fuse.blow();
+        self.marks.set(marks);
+        *pending = Pending { durable_index: marks.applied_index, bytes: 0 };
+        self.progress.set_durable(marks.applied_index);
+        Ok(())
+    }
+}
+
+impl Handle {
+    fn read(&self) -> Result<RedbRead, StateError> {
+        Ok(RedbRead::new(self.database.begin_read().map_err(StateError::database)?))
+    }
+}
+
+fn remove_leftover(path: &Path) -> Result<(), StorageError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(StorageError::io("remove the leftover", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes a database with empty tables. It gets its name when it is whole, so that an unfinished one is
+/// never taken for a damaged one.
+fn create_empty(dir: &Path, options: StorageOptions) -> Result<(), StorageError> {
+    let new_path = dir.join(NEW_STATE_FILE);
+    let path = dir.join(STATE_FILE);
+    let handle = create_database(&new_path, options)?;
+    fill_database(&handle, |_| Ok(())).map_err(|source| content(&new_path, source))?;
+    drop(handle);
+    fs::rename(&new_path, &path).map_err(StorageError::io("rename to", &path))?;
+    sync_dir(dir).map_err(StorageError::io("sync the data directory", dir))
+}
+
+/// Makes a database of a snapshot, durable but not under its final name.
+fn build_database(
+    path: &Path,
+    options: StorageOptions,
+    meta: &SnapshotMeta,
+    data: &SnapshotData,
+) -> io::Result<(Handle, Marks)> {
+    remove_leftover(path).map_err(io::Error::other)?;
+    let handle = create_database(path, options).map_err(io::Error::other)?;
+    let marks = fill_database(&handle, |tables| {
+        let reader = BufReader::new(data.reader());
+        format::read(reader, |table: Table, key, value| tables.put(table, key, value))?;
+        ensure_same(head::snapshot_meta(tables)?, meta)?;
+        Ok::<_, SnapshotError>(Marks::load(tables)?)
+    })?;
+    Ok((handle, marks))
+}
+
+fn ensure_same(found: SnapshotMeta, announced: &SnapshotMeta) -> Result<(), SnapshotError> {
+    if found == *announced {
+        return Ok(());
+    }
+    Err(SnapshotError::OtherState { found: Box::new(found), announced: Box::new(announced.clone()) })
+}
+
+/// Fills a new database in one durable transaction.
+fn fill_database<T, E: From<StateError>>(
+    handle: &Handle,
+    fill: impl FnOnce(&mut RedbWrite<'_>) -> Result<T, E>,
+) -> Result<T, E> {
+    let mut transaction = handle.database.begin_write().map_err(StateError::database)?;
+    transaction.set_two_phase_commit(true);
+    let filled = fill(&mut RedbWrite::new(&transaction)?)?;
+    transaction.commit().map_err(StateError::database)?;
+    Ok(filled)
+}
+
+fn create_database(path: &Path, options: StorageOptions) -> Result<Handle, StorageError> {
+    let file = File::options().read(true).write(true).create_new(true).open(path);
+    open_database(path, file.map_err(StorageError::io("make the database", path))?, options)
+}
+
+fn open_existing(path: &Path, options: StorageOptions) -> Result<(Handle, Marks), StorageError> {
+    let file = File::options().read(true).write(true).open(path);
+    let file = file.map_err(StorageError::io("open the database", path))?;
+    // redb would take an empty file for a new database.
+    if file.metadata().map_err(StorageError::io("look at the database", path))?.len() == 0 {
+        return Err(open_error(path, io::Error::new(io::ErrorKind::InvalidData, "the file is empty")));
+    }
+    let handle = open_database(path, file, options)?;
+    let loaded = handle.read().and_then(|tables| {
+        tables.open_all()?;
+        head::load_membership(&tables)?;
+        Marks::load(&tables)
+    });
+    match loaded {
+        Ok(marks) => Ok((handle, marks)),
+        Err(source) => Err(content(path, source)),
+    }
+}
+
+fn open_database(path: &Path, file: File, options: StorageOptions) -> Result<Handle, StorageError> {
+    let fuse = Fuse::default();
+    let file = FusedFile::new(file, fuse.clone()).map_err(|source| open_error(path, source))?;
+    let cache_bytes = usize::try_from(options.cache_bytes).unwrap_or(usize::MAX);
+    let database = Database::builder()
+        .set_cache_size(cache_bytes)
+        // Without it, redb trusts a file that was closed cleanly, and panics later where it is damaged.
+        .set_check_integrity_on_open(true)
+        .create_with_backend(file)
+        .map_err(|source| open_error(path, source))?;
+    Ok(Handle { database, fuse })
+}
+
+fn open_error(path: &Path, source: impl Into<redb::Error>) -> StorageError {
+    StorageError::Open { path: path.to_owned(), source: Box::new(source.into()) }
+}
+
+fn content(path: &Path, source: StateError) -> StorageError {
+    StorageError::Content { path: path.to_owned(), source }
+}

@@ -1,0 +1,132 @@
+//! The tables in a redb transaction.
+
+use std::array;
+use std::cell::OnceCell;
+use std::iter::Map;
+use std::ops::Deref;
+
+use redb::{
+    AccessGuard, Range, ReadOnlyTable, ReadTransaction, ReadableTable, TableDefinition, WriteTransaction,
+};
+
+use super::{ReadTables, RowBounds, StateError, Table, WriteTables};
+
+type Raw = &'static [u8];
+
+const fn definition(table: Table) -> TableDefinition<'static, Raw, Raw> {
+    TableDefinition::new(table.name())
+}
+
+/// Bytes in a page of the database.
+pub(crate) struct RedbSlice<'a>(AccessGuard<'a, Raw>);
+
+impl Deref for RedbSlice<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.0.value()
+    }
+}
+
+type RedbPair<'a> = redb::Result<(AccessGuard<'a, Raw>, AccessGuard<'a, Raw>)>;
+type RedbRow<'a> = Result<(RedbSlice<'a>, RedbSlice<'a>), StateError>;
+type RedbRows<'a> = Map<Range<'a, Raw, Raw>, fn(RedbPair<'a>) -> RedbRow<'a>>;
+
+fn get<'a>(table: &'a impl ReadableTable<Raw, Raw>, key: &[u8]) -> Result<Option<RedbSlice<'a>>, StateError> {
+    Ok(table.get(key).map_err(StateError::database)?.map(RedbSlice))
+}
+
+fn rows<'a>(
+    table: &'a impl ReadableTable<Raw, Raw>,
+    bounds: RowBounds<'_>,
+) -> Result<RedbRows<'a>, StateError> {
+    let row: fn(RedbPair<'a>) -> RedbRow<'a> = |pair| {
+        let (key, value) = pair.map_err(StateError::database)?;
+        Ok((RedbSlice(key), RedbSlice(value)))
+    };
+    Ok(table.range::<&[u8]>(bounds).map_err(StateError::database)?.map(row))
+}
+
+/// The tables as of one read transaction, each opened when it is first used: most reads touch two.
+pub(crate) struct RedbRead {
+    transaction: ReadTransaction,
+    tables: [OnceCell<ReadOnlyTable<Raw, Raw>>; Table::ALL.len()],
+}
+
+impl RedbRead {
+    pub(crate) fn new(transaction: ReadTransaction) -> Self {
+        Self { transaction, tables: array::from_fn(|_| OnceCell::new()) }
+    }
+
+    /// Opens every table, to see that they are there and of the right kind.
+    pub(crate) fn open_all(&self) -> Result<(), StateError> {
+        Table::ALL.into_iter().try_for_each(|table| self.table(table).map(drop))
+    }
+
+    fn table(&self, table: Table) -> Result<&ReadOnlyTable<Raw, Raw>, StateError> {
+        let cell = &self.tables[table.index()];
+        if let Some(open) = cell.get() {
+            return Ok(open);
+        }
+        let open = self.transaction.open_table(definition(table)).map_err(StateError::database)?;
+        Ok(cell.get_or_init(|| open))
+    }
+}
+
+impl ReadTables for RedbRead {
+    type Slice<'a> = RedbSlice<'a>;
+    type Rows<'a> = RedbRows<'a>;
+
+    fn get<'a>(&'a self, table: Table, key: &[u8]) -> Result<Option<RedbSlice<'a>>, StateError> {
+        get(self.table(table)?, key)
+    }
+
+    fn rows<'a>(&'a self, table: Table, bounds: RowBounds<'_>) -> Result<RedbRows<'a>, StateError> {
+        rows(self.table(table)?, bounds)
+    }
+}
+
+/// The tables in a write transaction. Dropping it leaves the transaction free to commit.
+pub(crate) struct RedbWrite<'t> {
+    tables: [redb::Table<'t, Raw, Raw>; Table::ALL.len()],
+}
+
+impl<'t> RedbWrite<'t> {
+    /// Opens all tables, making those that are not there.
+    pub(crate) fn new(transaction: &'t WriteTransaction) -> Result<Self, StateError> {
+        let open = |table| transaction.open_table(definition(table)).map_err(StateError::database);
+        let [data, tombstones, history, sessions, session_order, leases, meta] = Table::ALL.map(open);
+        Ok(Self { tables: [data?, tombstones?, history?, sessions?, session_order?, leases?, meta?] })
+    }
+}
+
+impl ReadTables for RedbWrite<'_> {
+    type Slice<'a>
+        = RedbSlice<'a>
+    where
+        Self: 'a;
+    type Rows<'a>
+        = RedbRows<'a>
+    where
+        Self: 'a;
+
+    fn get<'a>(&'a self, table: Table, key: &[u8]) -> Result<Option<RedbSlice<'a>>, StateError> {
+        get(&self.tables[table.index()], key)
+    }
+
+    fn rows<'a>(&'a self, table: Table, bounds: RowBounds<'_>) -> Result<RedbRows<'a>, StateError> {
+        rows(&self.tables[table.index()], bounds)
+    }
+}
+
+impl WriteTables for RedbWrite<'_> {
+    fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StateError> {
+        self.tables[table.index()].insert(key, value).map_err(StateError::database)?;
+        Ok(())
+    }
+
+    fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), StateError> {
+        self.tables[table.index()].remove(key).map_err(StateError::database)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,73 @@
+//! The first exchange on every connection: both sides say who they are and which cluster they belong
+//! to, and either may refuse.
+
+use iroh::endpoint::Connection;
+
+use super::Transport;
+use super::protocol::{Hello, Refusal, Welcome};
+use super::ticket::public_key;
+use crate::kv::types::{ClusterId, NodeId, Peer};
+
+impl Transport {
+    /// What this node says first on a connection to `target`.
+    pub(super) fn hello(&self, target: NodeId) -> Hello {
+        let Peer { node_id, info } = self.own_peer();
+        Hello { node_id, target, cluster_id: self.0.metadata.cluster_id(), info }
+    }
+
+    /// Decides on a hello that came in.
+    pub(super) fn receive_hello(&self, connection: &Connection, hello: Hello) -> Result<Welcome, Refusal> {
+        let key = public_key(&connection.remote_id());
+        let known = self.0.book.admitted(&key).ok_or(Refusal::Unknown)?;
+        let own = self.node_id();
+        if known != hello.node_id {
+            return Err(Refusal::NotYou { known, claimed: hello.node_id });
+        }
+        if hello.target != own {
+            return Err(Refusal::NotMe { own, asked: hello.target });
+        }
+        self.agree_on_cluster(hello.cluster_id)?;
+        if hello.info.public_key == key {
+            self.0.book.heard_from(known, hello.info);
+        }
+        Ok(Welcome { node_id: own, cluster_id: self.0.metadata.cluster_id(), info: self.own_peer().info })
+    }
+
+    /// Checks the answer to a hello of this node.
+    pub(super) fn receive_welcome(
+        &self,
+        connection: &Connection,
+        target: NodeId,
+        welcome: Welcome,
+    ) -> Result<(), Refusal> {
+        let key = public_key(&connection.remote_id());
+        if welcome.node_id != target {
+            return Err(Refusal::NotMe { own: welcome.node_id, asked: target });
+        }
+        // A node adopts a cluster when that cluster calls it, not when it calls somebody.
+        if let (Some(own), Some(theirs)) = (self.0.metadata.cluster_id(), welcome.cluster_id)
+            && own != theirs
+        {
+            return Err(Refusal::OtherCluster { own: theirs, theirs: own });
+        }
+        if welcome.info.public_key == key {
+            self.0.book.heard_from(target, welcome.info);
+        }
+        Ok(())
+    }
+
+    /// A node without a cluster joins that of the peer which calls it, durably before it answers.
+    fn agree_on_cluster(&self, theirs: Option<ClusterId>) -> Result<(), Refusal> {
+        match (self.0.metadata.cluster_id(), theirs) {
+            (_, None) => Ok(()),
+            (Some(own), Some(theirs)) if own == theirs => Ok(()),
+            (Some(own), Some(theirs)) => Err(Refusal::OtherCluster { own, theirs }),
+            (None, Some(theirs)) => {
+                let adopted = self.0.metadata.adopt_cluster_id(theirs);
+                adopted.map_err(|error| Refusal::NotNoted(error.to_string()))?;
+                tracing::info!(cluster_id = %theirs, "this node now belongs to cluster {theirs}");
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Connections to other nodes, one for each purpose, dialed when needed and again when lost.
+//!
+//! # Tiger Style
+//! - One dial to a node and purpose is under way at a time, within the connect timeout; a caller that
+//!   gives up does not stop it.
+//! - A connection is used for requests only after its hello was accepted.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use iroh::endpoint::{Connection, VarInt, WeakConnectionHandle};
+use irpc_iroh::IrohRemoteConnection;
+use tokio::sync::Mutex as AsyncMutex;
+
+use super::Transport;
+use super::admission::REFUSED;
+use super::protocol::{ALPN_RAFT, ALPN_SNAPSHOT, HelloProtocol};
+use super::ticket::{endpoint_id, public_key};
+use crate::kv::types::{NodeId, PublicKey};
+
+/// What a connection is for. Each purpose has its own, so that none waits behind another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Lane {
+    /// Log entries.
+    Append,
+    /// Votes and heartbeats.
+    Control,
+    /// Clients' requests.
+    Forward,
+    /// Snapshots.
+    Snapshot,
+}
+
+impl Lane {
+    fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::Append | Self::Control | Self::Forward => ALPN_RAFT,
+            Self::Snapshot => ALPN_SNAPSHOT,
+        }
+    }
+}
+
+/// Why there is no connection.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum LinkError {
+    #[error("nothing is known about it; its ticket can be declared with POST /peers")]
+    Unknown,
+    #[error("no connection: {0}")]
+    Connect(String),
+    #[error("no connection within {0} ms")]
+    ConnectTimeout(u128),
+    #[error("it refused the connection: {0}")]
+    Refused(String),
+}
+
+type Slot = Arc<AsyncMutex<Option<Connection>>>;
+
+/// All connections of a node.
+#[derive(Default)]
+pub(super) struct Links {
+    slots: Mutex<HashMap<(NodeId, Lane), Slot>>,
+    /// Why the last dial to a node failed; nothing once one has succeeded.
+    failures: Mutex<HashMap<NodeId, LinkError>>,
+    open: Mutex<HashMap<PublicKey, Vec<WeakConnectionHandle>>>,
+}
+
+impl Links {
+    fn slot(&self, target: NodeId, lane: Lane) -> Slot {
+        lock(&self.slots).entry((target, lane)).or_default().clone()
+    }
+
+    /// Notes a connection, of either direction, whose hello was accepted.
+    pub(super) fn note(&self, connection: &Connection) {
+        let mut open = lock(&self.open);
+        let handles = open.entry(public_key(&connection.remote_id())).or_default();
+        handles.retain(|handle| handle.upgrade().is_some_and(|other| other.close_reason().is_none()));
+        handles.push(connection.weak_handle());
+    }
+
+    fn note_outcome(&self, target: NodeId, failure: Option<&LinkError>) {
+        let mut failures = lock(&self.failures);
+        let before = match failure {
+            Some(error) => failures.insert(target, error.clone()),
+            None => failures.remove(&target),
+        };
+        // One line when it goes and one when it comes, not one for each attempt.
+        match (before, failure) {
+            (None, Some(error)) => tracing::warn!(peer = %target, "node {target} cannot be reached: {error}"),
+            (Some(_), None) => tracing::info!(peer = %target, "node {target} can be reached again"),
+            _ => {}
+        }
+    }
+
+    pub(super) fn failure_of(&self, target: NodeId) -> Option<String> {
+        lock(&self.failures).get(&target).map(ToString::to_string)
+    }
+
+    pub(super) fn connections_of(&self, key: PublicKey) -> Vec<Connection> {
+        let open = lock(&self.open);
+        let handles = open.get(&key).into_iter().flatten();
+        handles
+            .filter_map(WeakConnectionHandle::upgrade)
+            .filter(|other| other.close_reason().is_none())
+            .collect()
+    }
+
+    pub(super) fn close_all_of(&self, key: PublicKey) {
+        for connection in self.connections_of(key) {
+            connection.close(VarInt::from_u32(REFUSED), b"removed from the cluster");
+        }
+        lock(&self.open).remove(&key);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("no code panics while it holds this lock")
+}
+
+impl Transport {
+    /// The connection to a node for a purpose; dials it if there is none.
+    pub(super) async fn connection(&self, target: NodeId, lane: Lane) -> Result<Connection, LinkError> {
+        let mut slot = self.0.links.slot(target, lane).lock_owned().await;
+        if let Some(open) = slot.as_ref().filter(|open| open.close_reason().is_none()) {
+            return Ok(open.clone());
+        }
+        // In a task of its own: what a caller with little patience began serves the next one.
+        let transport = self.clone();
+        let dialed = tokio::spawn(async move {
+            let limit = transport.0.timeouts.connect;
+            let dialed = tokio::time::timeout(limit, transport.dial(target, lane)).await;
+            let dialed = dialed.unwrap_or_else(|_| Err(LinkError::ConnectTimeout(limit.as_millis())));
+            let result = if dialed.is_ok() { "ok" } else { "failed" };
+            metrics::counter!("aspen_transport_dials_total", "result" => result).increment(1);
+            transport.0.links.note_outcome(target, dialed.as_ref().err());
+            *slot = dialed.as_ref().ok().cloned();
+            dialed
+        });
+        dialed.await.unwrap_or_else(|error| Err(LinkError::Connect(error.to_string())))
+    }
+
+    async fn dial(&self, target: NodeId, lane: Lane) -> Result<Connection, LinkError> {
+        let peer = self.0.book.lookup(target).ok_or(LinkError::Unknown)?;
+        let id = endpoint_id(&peer.info.public_key).ok_or(LinkError::Unknown)?;
+        // By id alone: the addresses come from the book, through iroh's lookup, and may change later.
+        let connected = self.0.endpoint.connect(id, lane.alpn()).await;
+        let connection = connected.map_err(|error| LinkError::Connect(format!("{error:#}")))?;
+
+        let client = irpc::Client::<HelloProtocol>::boxed(IrohRemoteConnection::new(connection.clone()));
+        let answer = match client.rpc(self.hello(target)).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                // A stranger is let through the handshake on its own side and closed right after.
+                let reason =
+                    connection.close_reason().map_or_else(|| format!("{error:#}"), |why| why.to_string());
+                return Err(LinkError::Refused(reason));
+            }
+        };
+        let checked = answer.and_then(|welcome| self.receive_welcome(&connection, target, welcome));
+        if let Err(refusal) = checked {
+            tracing::warn!(peer = %target, "node {target} and this node do not talk: {refusal}");
+            connection.close(VarInt::from_u32(REFUSED), b"hello refused");
+            return Err(LinkError::Refused(refusal.to_string()));
+        }
+        self.0.links.note(&connection);
+        Ok(connection)
+    }
+}

@@ -1,0 +1,284 @@
+//! openraft's network over the transport.
+//!
+//! # Tiger Style
+//! - A peer that cannot be reached is an error, never a granted pre-vote.
+//! - A stream of appends whose answers stop coming is given up, and its connection closed.
+
+use std::time::Duration;
+
+use futures::stream::BoxStream;
+use futures::{FutureExt, Stream, StreamExt};
+use iroh::endpoint::{Connection, VarInt};
+use irpc::channel::mpsc;
+use irpc_iroh::IrohRemoteConnection;
+use openraft::alias::SnapshotOf;
+use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{
+    Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption,
+};
+use openraft::raft::{
+    AppendEntriesRequest, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{OptionalSend, RaftNetworkFactory};
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::Transport;
+use super::link::Lane;
+use super::protocol::{AppendStream, CastPreVote, CastVote, HandOver, RaftRpcProtocol};
+use crate::kv::types::{NodeId, NodeInfo};
+use crate::limits;
+use crate::raft::types::{TypeConfig, Vote};
+use crate::storage::snapshot::SnapshotData;
+
+/// Requests that may be on their way on one stream.
+const PIPELINE_DEPTH: usize = 64;
+
+/// The code that a connection is closed with when its answers stop coming.
+const STALLED: u32 = 408;
+
+type RpcError = RPCError<TypeConfig>;
+type AppendRequest = AppendEntriesRequest<TypeConfig>;
+type AppendResult = StreamAppendResult<TypeConfig>;
+
+/// Makes clients of other nodes for Raft.
+pub struct Network(Transport);
+
+impl Network {
+    pub(super) fn new(transport: Transport) -> Self {
+        Self(transport)
+    }
+
+    fn client(&self, target: NodeId, stream_lane: Lane) -> PeerClient {
+        let timeouts = self.0.0.timeouts;
+        let stall = if stream_lane == Lane::Control { timeouts.rpc } else { timeouts.stall };
+        PeerClient { transport: self.0.clone(), target, stream_lane, stall }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = PeerClient;
+
+    async fn new_client(&mut self, target: NodeId, _node: &NodeInfo) -> PeerClient {
+        self.client(target, Lane::Append)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: NodeId, _node: &NodeInfo) -> PeerClient {
+        self.client(target, Lane::Control)
+    }
+}
+
+/// Raft's client of one other node.
+pub struct PeerClient {
+    transport: Transport,
+    target: NodeId,
+    stream_lane: Lane,
+    /// How long an answer on the stream may take.
+    stall: Duration,
+}
+
+impl PeerClient {
+    async fn connect(&self, lane: Lane) -> Result<Connection, RpcError> {
+        self.transport.connection(self.target, lane).await.map_err(|error| unreachable(&error))
+    }
+
+    /// One request and its answer on the control connection.
+    async fn call<Res, F>(
+        &self,
+        kind: &'static str,
+        option: &RPCOption,
+        request: impl FnOnce(irpc::Client<RaftRpcProtocol>) -> F,
+    ) -> Result<Res, RpcError>
+    where
+        F: Future<Output = Result<Result<Res, String>, irpc::Error>>,
+    {
+        let called = async {
+            let connection = self.connect(Lane::Control).await?;
+            let client = irpc::Client::boxed(IrohRemoteConnection::new(connection.clone()));
+            request(client).await.map_err(|error| unreachable(&error))
+        };
+        let answer = match tokio::time::timeout(option.soft_ttl(), called).await {
+            Ok(Ok(answer)) => {
+                answer.map_err(|reason| RpcError::Unreachable(Unreachable::from_string(reason)))
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => {
+                let reason = format!("no answer to a {kind} within {} ms", option.soft_ttl().as_millis());
+                Err(RpcError::Unreachable(Unreachable::from_string(reason)))
+            }
+        };
+        count(kind, answer.is_ok());
+        answer
+    }
+
+    async fn open_stream<S>(&self, input: S) -> Result<AppendPipe, RpcError>
+    where
+        S: Stream<Item = AppendRequest> + Send + Unpin + 'static,
+    {
+        let connection = self.connect(self.stream_lane).await?;
+        let client = irpc::Client::<RaftRpcProtocol>::boxed(IrohRemoteConnection::new(connection.clone()));
+        let opened = client.bidi_streaming::<_, AppendRequest, AppendResult>(
+            AppendStream,
+            PIPELINE_DEPTH,
+            PIPELINE_DEPTH,
+        );
+        let opened = tokio::time::timeout(self.stall, opened).await;
+        let Ok(opened) = opened else {
+            connection.close(VarInt::from_u32(STALLED), b"no stream");
+            return Err(RpcError::Unreachable(Unreachable::from_string("no stream could be opened in time")));
+        };
+        let (requests, results) = opened.map_err(|error| unreachable(&error))?;
+        let (sent, watch_sent) = watch::channel(0);
+        let pump = AbortOnDropHandle::new(tokio::spawn(pump(input, requests, sent)));
+        Ok(AppendPipe { connection, results, sent: watch_sent, received: 0, stall: self.stall, _pump: pump })
+    }
+}
+
+fn unreachable(error: &(impl std::error::Error + 'static)) -> RpcError {
+    RpcError::Unreachable(Unreachable::from_string(format!("{error:#}")))
+}
+
+fn count(kind: &'static str, is_ok: bool) {
+    let result = if is_ok { "ok" } else { "failed" };
+    metrics::counter!("aspen_transport_rpcs_total", "kind" => kind, "result" => result).increment(1);
+}
+
+/// Sends requests as they come. It counts a request before it sends it, so that an answer never comes
+/// before its request is counted.
+async fn pump<S>(mut input: S, requests: mpsc::Sender<AppendRequest>, sent: watch::Sender<u64>)
+where
+    S: Stream<Item = AppendRequest> + Unpin,
+{
+    while let Some(request) = input.next().await {
+        sent.send_modify(|sent| *sent += 1);
+        if requests.send(request).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// An open stream of appends.
+struct AppendPipe {
+    connection: Connection,
+    results: mpsc::Receiver<AppendResult>,
+    sent: watch::Receiver<u64>,
+    received: u64,
+    stall: Duration,
+    _pump: AbortOnDropHandle<()>,
+}
+
+impl AppendPipe {
+    /// The next answer; none once all requests are answered and no more will come.
+    async fn next(&mut self) -> Option<Result<AppendResult, RpcError>> {
+        // Never dropped before it is done: a message that is half read cannot be read again.
+        let mut result = std::pin::pin!(self.results.recv());
+        let mut no_more_requests = false;
+        loop {
+            let outstanding = *self.sent.borrow_and_update() > self.received;
+            tokio::select! {
+                result = &mut result => {
+                    return match result {
+                        Ok(Some(result)) => {
+                            self.received += 1;
+                            Some(Ok(result))
+                        }
+                        Ok(None) if !outstanding => None,
+                        Ok(None) => Some(Err(broken("the peer ended the stream"))),
+                        Err(error) => Some(Err(unreachable(&error))),
+                    };
+                }
+                changed = self.sent.changed(), if !outstanding && !no_more_requests => {
+                    no_more_requests = changed.is_err();
+                }
+                () = tokio::time::sleep(self.stall), if outstanding || no_more_requests => {
+                    self.connection.close(VarInt::from_u32(STALLED), b"answers stopped coming");
+                    return Some(Err(broken("answers stopped coming")));
+                }
+            }
+        }
+    }
+}
+
+fn broken(reason: &str) -> RpcError {
+    RpcError::Unreachable(Unreachable::from_string(reason))
+}
+
+impl NetBackoff<TypeConfig> for PeerClient {
+    fn backoff(&self) -> Option<Backoff> {
+        // A peer that restarts is back within a second, and a dial costs little.
+        let steps = [50, 100, 200].into_iter().chain(std::iter::repeat(300));
+        Some(Backoff::new(steps.map(Duration::from_millis)))
+    }
+}
+
+impl NetStreamAppend<TypeConfig> for PeerClient {
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _option: RPCOption,
+    ) -> futures::future::BoxFuture<'s, Result<BoxStream<'s, Result<AppendResult, RpcError>>, RpcError>>
+    where
+        S: Stream<Item = AppendRequest> + OptionalSend + Unpin + 'static,
+    {
+        let kind = if self.stream_lane == Lane::Control { "heartbeat" } else { "append" };
+        async move {
+            let pipe = self.open_stream(input).await.inspect_err(|_| count(kind, false))?;
+            let results = futures::stream::unfold(Some(pipe), move |pipe| async move {
+                let mut pipe = pipe?;
+                let result = pipe.next().await?;
+                count(kind, result.is_ok());
+                // A refusal or an error is the stream's last word.
+                let goes_on = matches!(result, Ok(Ok(_)));
+                Some((result, goes_on.then_some(pipe)))
+            });
+            Ok(results.boxed())
+        }
+        .boxed()
+    }
+}
+
+impl NetVote<TypeConfig> for PeerClient {
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        self.call("vote", &option, |client| async move { client.rpc(CastVote(rpc)).await }).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        self.call("pre_vote", &option, |client| async move { client.rpc(CastPreVote(rpc)).await }).await
+    }
+}
+
+impl NetTransferLeader<TypeConfig> for PeerClient {
+    async fn transfer_leader(
+        &mut self,
+        req: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
+        self.call("transfer_leader", &option, |client| async move { client.rpc(HandOver(req)).await }).await
+    }
+}
+
+impl NetSnapshot<TypeConfig> for PeerClient {
+    type SnapshotData = SnapshotData;
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: SnapshotOf<TypeConfig, SnapshotData>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let install = option.soft_ttl().max(Duration::from_millis(limits::MEMBERSHIP_TIMEOUT_MS));
+        let sent = super::snapshot::send(&self.transport, self.target, vote, snapshot, cancel, install).await;
+        count("snapshot", sent.is_ok());
+        sent
+    }
+}

@@ -1,0 +1,304 @@
+//! The nodes that this one knows, where they are, and which of them are let in.
+//!
+//! A node is let in if an operator declared it (`--peer`, `POST /peers`) or if it is a member. Members
+//! come from Raft; newer addresses come from the nodes themselves, when they say hello.
+//!
+//! # Tiger Style
+//! A key that is neither declared nor a member's is never let in, and a member that is removed is
+//! forgotten as a declared peer as well.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use iroh::address_lookup::MemoryLookup;
+use tokio::sync::watch;
+
+use super::ticket::endpoint_addr;
+use crate::kv::types::{NodeId, NodeInfo, Peer, PublicKey};
+use crate::limits;
+
+/// The nodes that this one knows. Clones share it.
+#[derive(Clone, Debug)]
+pub struct PeerBook(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    own: (NodeId, PublicKey),
+    state: Mutex<State>,
+    changed: watch::Sender<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    declared: BTreeMap<NodeId, NodeInfo>,
+    members: BTreeMap<NodeId, NodeInfo>,
+    /// What a node said last about its own addresses.
+    heard: BTreeMap<NodeId, NodeInfo>,
+    lookup: Option<MemoryLookup>,
+}
+
+/// Why a peer was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeclareError {
+    /// The ticket is this node's own.
+    #[error("the ticket is this node's own (node {0})")]
+    Own(NodeId),
+    /// Another node has this node's id.
+    #[error(
+        "the ticket names node {0}, which is this node's own id, with another key: give one of them another id"
+    )]
+    OwnId(NodeId),
+    /// A known node has another key.
+    #[error(
+        "node {node_id} is known with the key {known:?}, not {given:?}: a node that lost its key comes back under another id"
+    )]
+    OtherKey {
+        /// The node.
+        node_id: NodeId,
+        /// The key that is known.
+        known: PublicKey,
+        /// The key in the ticket.
+        given: PublicKey,
+    },
+    /// A known key has another id.
+    #[error("the key {key:?} belongs to node {known}, not {given}")]
+    OtherId {
+        /// The key.
+        key: PublicKey,
+        /// The id that is known.
+        known: NodeId,
+        /// The id in the ticket.
+        given: NodeId,
+    },
+}
+
+impl PeerBook {
+    /// An empty book of the node with this id and key.
+    pub fn new(node_id: NodeId, public_key: PublicKey) -> Self {
+        let (changed, _) = watch::channel(());
+        Self(Arc::new(Inner { own: (node_id, public_key), state: Mutex::default(), changed }))
+    }
+
+    /// Takes a node that an operator named: it is let in, and its addresses replace older ones.
+    ///
+    /// # Errors
+    /// [`DeclareError`] if the ticket contradicts what is known.
+    pub fn declare(&self, peer: Peer) -> Result<(), DeclareError> {
+        let mut state = self.lock();
+        state.check(self.0.own, &peer)?;
+        let Peer { node_id, info } = peer;
+        state.heard.remove(&node_id);
+        state.declared.insert(node_id, info);
+        state.publish(node_id);
+        drop(state);
+        self.notify();
+        Ok(())
+    }
+
+    /// Whether a node could be declared.
+    ///
+    /// # Errors
+    /// [`DeclareError`] if the ticket contradicts what is known.
+    pub fn check(&self, peer: &Peer) -> Result<(), DeclareError> {
+        self.lock().check(self.0.own, peer)
+    }
+
+    /// Forgets a declared node, unless it is a member.
+    pub fn forget(&self, node_id: NodeId) {
+        let mut state = self.lock();
+        state.declared.remove(&node_id);
+        if !state.members.contains_key(&node_id) {
+            state.heard.remove(&node_id);
+        }
+        drop(state);
+        self.notify();
+    }
+
+    /// Takes over the membership, and returns the keys of those who are no longer let in.
+    pub fn set_members(&self, members: BTreeMap<NodeId, NodeInfo>) -> Vec<PublicKey> {
+        let mut state = self.lock();
+        let before: BTreeSet<PublicKey> = state.members.values().map(|info| info.public_key).collect();
+        let after: BTreeSet<PublicKey> = members.values().map(|info| info.public_key).collect();
+        let removed: Vec<PublicKey> = before.difference(&after).copied().collect();
+        state.declared.retain(|_, info| !removed.contains(&info.public_key));
+        state.members = members;
+        let ids: Vec<NodeId> = state.members.keys().copied().collect();
+        for node_id in ids {
+            state.publish(node_id);
+        }
+        drop(state);
+        self.notify();
+        removed
+    }
+
+    /// A node said where it is now.
+    pub fn heard_from(&self, node_id: NodeId, info: NodeInfo) {
+        let mut state = self.lock();
+        let known = state.info(node_id).is_some_and(|known| known.public_key == info.public_key);
+        if !known || info.addresses.len() > limits::PEER_ADDRESSES_MAX_COUNT {
+            return;
+        }
+        if state.heard.get(&node_id) == Some(&info) {
+            return;
+        }
+        state.heard.insert(node_id, info);
+        state.publish(node_id);
+        drop(state);
+        self.notify();
+    }
+
+    /// The id of the node with this key, if it is let in.
+    pub fn admitted(&self, key: &PublicKey) -> Option<NodeId> {
+        self.lock().node_of(key)
+    }
+
+    /// What is known of a node, with its newest addresses first.
+    pub fn lookup(&self, node_id: NodeId) -> Option<Peer> {
+        let state = self.lock();
+        state.merged(node_id).map(|info| Peer { node_id, info })
+    }
+
+    /// All known nodes.
+    pub fn all(&self) -> Vec<Peer> {
+        let state = self.lock();
+        let ids: BTreeSet<NodeId> = state.declared.keys().chain(state.members.keys()).copied().collect();
+        ids.into_iter()
+            .filter_map(|node_id| state.merged(node_id).map(|info| Peer { node_id, info }))
+            .collect()
+    }
+
+    /// Tells of every change to the book.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.0.changed.subscribe()
+    }
+
+    /// From now on, addresses go to where iroh looks them up.
+    pub(super) fn publish_to(&self, lookup: MemoryLookup) {
+        let mut state = self.lock();
+        state.lookup = Some(lookup);
+        let ids: Vec<NodeId> = state.declared.keys().chain(state.members.keys()).copied().collect();
+        for node_id in ids {
+            state.publish(node_id);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().expect("no code panics while it holds this lock")
+    }
+
+    fn notify(&self) {
+        self.0.changed.send_replace(());
+    }
+}
+
+impl State {
+    fn check(&self, own: (NodeId, PublicKey), peer: &Peer) -> Result<(), DeclareError> {
+        let (own_id, own_key) = own;
+        let (node_id, given) = (peer.node_id, peer.info.public_key);
+        if given == own_key {
+            return Err(DeclareError::Own(own_id));
+        }
+        if node_id == own_id {
+            return Err(DeclareError::OwnId(own_id));
+        }
+        if let Some(known) = self.info(node_id).filter(|known| known.public_key != given) {
+            return Err(DeclareError::OtherKey { node_id, known: known.public_key, given });
+        }
+        if let Some(known) = self.node_of(&given).filter(|known| *known != node_id) {
+            return Err(DeclareError::OtherId { key: given, known, given: node_id });
+        }
+        Ok(())
+    }
+
+    fn info(&self, node_id: NodeId) -> Option<&NodeInfo> {
+        self.members.get(&node_id).or_else(|| self.declared.get(&node_id))
+    }
+
+    fn node_of(&self, key: &PublicKey) -> Option<NodeId> {
+        let known = self.members.iter().chain(&self.declared);
+        known.into_iter().find(|(_, info)| info.public_key == *key).map(|(node_id, _)| *node_id)
+    }
+
+    /// A node's info with the addresses that it named last in front of those it had before.
+    fn merged(&self, node_id: NodeId) -> Option<NodeInfo> {
+        let mut info = self.info(node_id)?.clone();
+        let newer = [self.heard.get(&node_id), self.declared.get(&node_id)];
+        let mut addresses: Vec<SocketAddr> = Vec::new();
+        for addr in newer.into_iter().flatten().flat_map(|newer| &newer.addresses).chain(&info.addresses) {
+            if !addresses.contains(addr) {
+                addresses.push(*addr);
+            }
+        }
+        info.addresses = addresses;
+        if let Some(heard) = self.heard.get(&node_id) {
+            info.http_addr = heard.http_addr.or(info.http_addr);
+            info.relay_url = heard.relay_url.clone().or(info.relay_url);
+        }
+        Some(info)
+    }
+
+    fn publish(&self, node_id: NodeId) {
+        let (Some(lookup), Some(info)) = (&self.lookup, self.merged(node_id)) else { return };
+        if let Some(addr) = endpoint_addr(&info) {
+            lookup.set_endpoint_info(addr);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(node_id: u64, key: u8, port: u16) -> Peer {
+        let addresses = vec![SocketAddr::from(([127, 0, 0, 1], port))];
+        let info = NodeInfo { public_key: PublicKey([key; 32]), addresses, ..NodeInfo::default() };
+        Peer { node_id: NodeId(node_id), info }
+    }
+
+    fn book() -> PeerBook {
+        PeerBook::new(NodeId(1), PublicKey([1; 32]))
+    }
+
+    #[test]
+    fn only_declared_peers_and_members_are_let_in() {
+        let book = book();
+        assert_eq!(book.admitted(&PublicKey([2; 32])), None);
+        book.declare(peer(2, 2, 1)).unwrap();
+        let third = peer(3, 3, 1);
+        book.set_members(BTreeMap::from([(third.node_id, third.info)]));
+        assert_eq!(book.admitted(&PublicKey([2; 32])), Some(NodeId(2)));
+        assert_eq!(book.admitted(&PublicKey([3; 32])), Some(NodeId(3)));
+        assert_eq!(book.admitted(&PublicKey([4; 32])), None);
+    }
+
+    #[test]
+    fn a_removed_member_is_let_in_no_more_even_if_it_was_declared() {
+        let book = book();
+        let second = peer(2, 2, 1);
+        book.declare(second.clone()).unwrap();
+        book.set_members(BTreeMap::from([(second.node_id, second.info)]));
+        assert_eq!(book.set_members(BTreeMap::new()), vec![PublicKey([2; 32])]);
+        assert_eq!(book.admitted(&PublicKey([2; 32])), None);
+    }
+
+    #[test]
+    fn tickets_that_contradict_what_is_known_are_refused() {
+        let book = book();
+        book.declare(peer(2, 2, 1)).unwrap();
+        assert!(matches!(book.declare(peer(9, 1, 1)), Err(DeclareError::Own(_))));
+        assert!(matches!(book.declare(peer(1, 9, 1)), Err(DeclareError::OwnId(_))));
+        assert!(matches!(book.declare(peer(2, 9, 1)), Err(DeclareError::OtherKey { .. })));
+        assert!(matches!(book.declare(peer(9, 2, 1)), Err(DeclareError::OtherId { .. })));
+    }
+
+    #[test]
+    fn the_address_that_a_node_named_last_comes_first() {
+        let book = book();
+        book.declare(peer(2, 2, 1)).unwrap();
+        book.heard_from(NodeId(2), peer(2, 2, 7).info);
+        book.heard_from(NodeId(2), peer(2, 9, 8).info);
+        let addresses = book.lookup(NodeId(2)).unwrap().info.addresses;
+        assert_eq!(addresses.iter().map(SocketAddr::port).collect::<Vec<_>>(), [7, 1]);
+    }
+}

@@ -1,0 +1,131 @@
+//! The messages between nodes. Encoded with postcard; fields and variants are only ever added at the
+//! end, and the ALPN's number grows when that is not enough.
+
+use bytes::Bytes;
+use irpc::channel::{mpsc, oneshot};
+use irpc::rpc_requests;
+use openraft::raft::{
+    AppendEntriesRequest, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::kv::forward::{ForwardReply, ForwardRequest};
+use crate::kv::types::{ClusterError, ClusterId, NodeId, NodeInfo};
+use crate::raft::types::{SnapshotMeta, TypeConfig, Vote};
+
+/// Raft's messages and forwarded requests.
+pub(super) const ALPN_RAFT: &[u8] = b"aspen/raft/1";
+/// Snapshots, on connections of their own.
+pub(super) const ALPN_SNAPSHOT: &[u8] = b"aspen/snapshot/1";
+/// All that this node answers.
+pub(super) const ALPNS: [&[u8]; 2] = [ALPN_RAFT, ALPN_SNAPSHOT];
+
+/// The first request on every connection.
+#[rpc_requests(message = HelloMessage)]
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum HelloProtocol {
+    /// Who calls whom.
+    #[rpc(tx = oneshot::Sender<Result<Welcome, Refusal>>)]
+    Hello(Hello),
+}
+
+/// Who calls whom, in which cluster.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Hello {
+    /// The caller.
+    pub node_id: NodeId,
+    /// Whom it believes to call.
+    pub target: NodeId,
+    /// The caller's cluster, if it belongs to one.
+    pub cluster_id: Option<ClusterId>,
+    /// The caller's key and addresses of the moment.
+    pub info: NodeInfo,
+}
+
+/// The answer of a node that lets the caller in.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Welcome {
+    /// The answering node.
+    pub node_id: NodeId,
+    /// Its cluster, if it belongs to one.
+    pub cluster_id: Option<ClusterId>,
+    /// Its key and addresses of the moment.
+    pub info: NodeInfo,
+}
+
+/// Why a hello was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub(super) enum Refusal {
+    #[error("this is node {own}, not node {asked}")]
+    NotMe { own: NodeId, asked: NodeId },
+    #[error("the caller's key belongs to node {known}, but it calls itself node {claimed}")]
+    NotYou { known: NodeId, claimed: NodeId },
+    #[error("this node belongs to cluster {own}, the caller to cluster {theirs}")]
+    OtherCluster { own: ClusterId, theirs: ClusterId },
+    #[error("the caller's key is not known here")]
+    Unknown,
+    #[error("this node could not note the cluster's id: {0}")]
+    NotNoted(String),
+}
+
+/// Raft's messages, and what followers forward.
+#[rpc_requests(message = RaftRpcMessage)]
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum RaftRpcProtocol {
+    /// A stream of append-entries, answered in order.
+    #[rpc(tx = mpsc::Sender<StreamAppendResult<TypeConfig>>, rx = mpsc::Receiver<AppendEntriesRequest<TypeConfig>>)]
+    Append(AppendStream),
+    /// A request for a vote.
+    #[rpc(tx = oneshot::Sender<Result<VoteResponse<TypeConfig>, String>>)]
+    Vote(CastVote),
+    /// A question whether a vote would be granted.
+    #[rpc(tx = oneshot::Sender<Result<VoteResponse<TypeConfig>, String>>)]
+    PreVote(CastPreVote),
+    /// The leader hands over.
+    #[rpc(tx = oneshot::Sender<Result<TransferLeaderResponse<TypeConfig>, String>>)]
+    TransferLeader(HandOver),
+    /// A request that only the leader can serve.
+    #[rpc(tx = oneshot::Sender<Result<ForwardReply, ClusterError>>)]
+    Forward(Forwarded),
+}
+
+/// Opens a stream of append-entries.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct AppendStream;
+
+/// A request for a vote.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct CastVote(pub VoteRequest<TypeConfig>);
+
+/// A question whether a vote would be granted.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct CastPreVote(pub VoteRequest<TypeConfig>);
+
+/// The leader hands over.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct HandOver(pub TransferLeaderRequest<TypeConfig>);
+
+/// A request that only the leader can serve.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Forwarded(pub ForwardRequest);
+
+/// Snapshots.
+#[rpc_requests(message = SnapshotRpcMessage)]
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum SnapshotRpcProtocol {
+    /// A whole snapshot, in pieces.
+    #[rpc(tx = oneshot::Sender<Result<SnapshotResponse<TypeConfig>, String>>, rx = mpsc::Receiver<Bytes>)]
+    Install(InstallSnapshot),
+}
+
+/// What comes before the pieces of a snapshot.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct InstallSnapshot {
+    /// The leader's vote.
+    pub vote: Vote,
+    /// What the snapshot holds.
+    pub meta: SnapshotMeta,
+    /// How many bytes follow.
+    pub len: u64,
+}

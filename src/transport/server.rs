@@ -1,0 +1,276 @@
+//! What other nodes ask of this one: a loop that accepts connections, a task for each connection, and
+//! one for each stream.
+//!
+//! # Tiger Style
+//! - Memory for a message is taken as its bytes arrive, never as its length promises.
+//! - A stream that is malformed, slow or panics ends alone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use iroh::endpoint::{Connection, Incoming, RecvStream, SendStream, VarInt};
+use irpc::WithChannels;
+use irpc::channel::mpsc;
+use irpc::rpc::RemoteService;
+use irpc::util::AsyncReadVarintExt;
+use openraft::raft::AppendEntriesRequest;
+use tokio::io::AsyncReadExt;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::Transport;
+use super::admission::REFUSED;
+use super::protocol::{
+    ALPN_SNAPSHOT, AppendStream, HelloMessage, HelloProtocol, RaftRpcMessage, RaftRpcProtocol,
+    SnapshotRpcMessage, SnapshotRpcProtocol,
+};
+use crate::kv::forward::ForwardHandler;
+use crate::limits;
+use crate::raft::RaftHandle;
+use crate::raft::freshness::Freshness;
+use crate::raft::types::TypeConfig;
+use crate::storage::snapshot::SnapshotInbox;
+use crate::storage::state::StateReader;
+
+/// Who answers.
+#[derive(Clone)]
+pub struct Handlers {
+    /// Votes, appends, snapshots.
+    pub raft: RaftHandle,
+    /// Where snapshots are received.
+    pub inbox: SnapshotInbox,
+    /// Requests that others forward to this node.
+    pub forward: Arc<dyn ForwardHandler>,
+    /// Told whenever the leader speaks.
+    pub freshness: Arc<Freshness>,
+    /// How far this node has applied.
+    pub reader: StateReader,
+}
+
+/// Why the transport stopped serving.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// iroh closed the endpoint.
+    #[error("the iroh endpoint closed by itself")]
+    EndpointClosed,
+}
+
+/// Why one stream ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StreamError {
+    #[error("no whole message within {0} ms")]
+    TooSlow(u64),
+    #[error("a message of {0} bytes, more than a message may have")]
+    TooLarge(u64),
+    #[error("it ended inside a message")]
+    Truncated,
+    #[error("reading failed: {0}")]
+    Read(#[from] std::io::Error),
+    #[error("a message that cannot be decoded: {0}")]
+    Malformed(#[from] postcard::Error),
+    #[error("sending the answer failed: {0}")]
+    Send(String),
+}
+
+impl Transport {
+    /// Answers other nodes until it is told to stop.
+    ///
+    /// # Errors
+    /// [`ServeError`] if the endpoint dies.
+    pub async fn serve(self, handlers: Handlers, stop: CancellationToken) -> Result<(), ServeError> {
+        let handshakes = Arc::new(Semaphore::new(limits::WIRE_HANDSHAKES_MAX_COUNT));
+        let mut connections = JoinSet::new();
+        loop {
+            let incoming = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                Some(ended) = connections.join_next(), if !connections.is_empty() => {
+                    log_panic(ended);
+                    continue;
+                }
+                incoming = self.0.endpoint.accept() => incoming.ok_or(ServeError::EndpointClosed)?,
+            };
+            let Ok(permit) = handshakes.clone().try_acquire_owned() else {
+                metrics::counter!("aspen_transport_handshakes_dropped_total").increment(1);
+                incoming.ignore();
+                continue;
+            };
+            let (transport, handlers) = (self.clone(), handlers.clone());
+            connections.spawn(async move {
+                let Some(connection) = transport.welcome(incoming).await else { return };
+                drop(permit);
+                serve_connection(&connection, &handlers).await;
+            });
+        }
+    }
+
+    /// Sees a connection through its handshake and its hello.
+    async fn welcome(&self, incoming: Incoming) -> Option<Connection> {
+        let limit = Duration::from_millis(limits::WIRE_CONNECT_TIMEOUT_MS);
+        let connection = match tokio::time::timeout(limit, incoming).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => {
+                tracing::debug!("a handshake failed: {error:#}");
+                return None;
+            }
+            Err(_) => return None,
+        };
+        match tokio::time::timeout(limit, self.answer_hello(&connection)).await {
+            Ok(Ok(true)) => {
+                self.0.links.note(&connection);
+                return Some(connection);
+            }
+            Ok(Ok(false)) => {
+                // The refusal is on its way; the caller closes once it has read it.
+                tokio::time::timeout(limit, connection.closed()).await.ok();
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(peer = %connection.remote_id().fmt_short(), "no hello: {error}")
+            }
+            Err(_) => tracing::debug!(peer = %connection.remote_id().fmt_short(), "no hello in time"),
+        }
+        connection.close(VarInt::from_u32(REFUSED), b"no valid hello");
+        None
+    }
+
+    async fn answer_hello(&self, connection: &Connection) -> Result<bool, StreamError> {
+        let (send, recv) = connection.accept_bi().await.map_err(std::io::Error::from)?;
+        let HelloMessage::Hello(WithChannels { inner, tx, .. }) =
+            read_request::<HelloProtocol>(send, recv).await?;
+        let (claimed, answer) = (inner.node_id, self.receive_hello(connection, inner));
+        if let Err(refusal) = &answer {
+            metrics::counter!("aspen_transport_hellos_refused_total").increment(1);
+            tracing::warn!(peer = %claimed, "a hello from node {claimed} was refused: {refusal}");
+        }
+        let accepted = answer.is_ok();
+        tx.send(answer).await.map_err(|error| StreamError::Send(error.to_string()))?;
+        Ok(accepted)
+    }
+}
+
+async fn serve_connection(connection: &Connection, handlers: &Handlers) {
+    let mut streams = JoinSet::new();
+    loop {
+        tokio::select! {
+            Some(ended) = streams.join_next(), if !streams.is_empty() => log_panic(ended),
+            accepted = connection.accept_bi() => {
+                let Ok((send, recv)) = accepted else { return };
+                let handlers = handlers.clone();
+                let peer = connection.remote_id().fmt_short().to_string();
+                let is_snapshot = connection.alpn() == ALPN_SNAPSHOT;
+                streams.spawn(async move {
+                    let served = if is_snapshot {
+                        serve_snapshot_stream(send, recv, handlers).await
+                    } else {
+                        serve_raft_stream(send, recv, handlers).await
+                    };
+                    if let Err(error) = served {
+                        tracing::debug!(%peer, "a stream ended: {error}");
+                    }
+                });
+            }
+        }
+    }
+}
+
+fn log_panic(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        metrics::counter!("aspen_transport_panics_total").increment(1);
+        tracing::error!("answering a peer failed unexpectedly: {error}");
+    }
+}
+
+/// Reads the first message of a stream, and makes channels of the rest.
+async fn read_request<S: RemoteService>(
+    send: SendStream,
+    mut recv: RecvStream,
+) -> Result<S::Message, StreamError> {
+    let limit = Duration::from_millis(limits::WIRE_REQUEST_READ_TIMEOUT_MS);
+    let read = tokio::time::timeout(limit, read_message::<S>(&mut recv)).await;
+    let request = read.map_err(|_| StreamError::TooSlow(limits::WIRE_REQUEST_READ_TIMEOUT_MS))??;
+    Ok(request.with_remote_channels(recv, send))
+}
+
+async fn read_message<S: RemoteService>(recv: &mut RecvStream) -> Result<S, StreamError> {
+    let len = recv.read_varint_u64().await?.ok_or(StreamError::Truncated)?;
+    if len > limits::WIRE_MESSAGE_MAX_BYTES {
+        return Err(StreamError::TooLarge(len));
+    }
+    let mut bytes = Vec::new();
+    recv.take(len).read_to_end(&mut bytes).await?;
+    if bytes.len() as u64 != len {
+        return Err(StreamError::Truncated);
+    }
+    Ok(postcard::from_bytes(&bytes)?)
+}
+
+async fn serve_raft_stream(
+    send: SendStream,
+    recv: RecvStream,
+    handlers: Handlers,
+) -> Result<(), StreamError> {
+    let raft = &handlers.raft;
+    let sent = match read_request::<RaftRpcProtocol>(send, recv).await? {
+        RaftRpcMessage::Append(request) => return append(request, handlers).await,
+        RaftRpcMessage::Vote(WithChannels { inner, tx, .. }) => {
+            tx.send(raft.vote(inner.0).await.map_err(|error| error.to_string())).await
+        }
+        RaftRpcMessage::PreVote(WithChannels { inner, tx, .. }) => {
+            tx.send(raft.pre_vote(inner.0).await.map_err(|error| error.to_string())).await
+        }
+        RaftRpcMessage::TransferLeader(WithChannels { inner, tx, .. }) => {
+            tx.send(raft.handle_transfer_leader(inner.0).await.map_err(|error| error.to_string())).await
+        }
+        RaftRpcMessage::Forward(WithChannels { inner, tx, .. }) => {
+            tx.send(handlers.forward.handle(inner.0).await).await
+        }
+    };
+    sent.map_err(|error| StreamError::Send(error.to_string()))
+}
+
+/// Feeds a stream of append-entries to Raft, and its results back, in order.
+async fn append(
+    request: WithChannels<AppendStream, RaftRpcProtocol>,
+    handlers: Handlers,
+) -> Result<(), StreamError> {
+    let WithChannels { tx, rx, .. } = request;
+    let (freshness, reader) = (handlers.freshness, handlers.reader);
+    let requests =
+        futures::stream::unfold(rx, |mut rx: mpsc::Receiver<AppendEntriesRequest<TypeConfig>>| async {
+            match rx.recv().await {
+                Ok(Some(request)) => Some((request, rx)),
+                Ok(None) => None,
+                Err(error) => {
+                    tracing::debug!("a stream of appends broke off: {error}");
+                    None
+                }
+            }
+        });
+    let requests = requests.inspect(move |request| {
+        let committed = request.leader_commit.as_ref().map(|log_id| log_id.index());
+        freshness.heard(committed, reader.applied_index());
+    });
+    let mut results = std::pin::pin!(handlers.raft.stream_append(requests));
+    while let Some(result) = results.next().await {
+        let result = result.map_err(|fatal| StreamError::Send(fatal.to_string()))?;
+        tx.send(result).await.map_err(|error| StreamError::Send(error.to_string()))?;
+    }
+    Ok(())
+}
+
+async fn serve_snapshot_stream(
+    send: SendStream,
+    recv: RecvStream,
+    handlers: Handlers,
+) -> Result<(), StreamError> {
+    let SnapshotRpcMessage::Install(WithChannels { inner, tx, mut rx, .. }) =
+        read_request::<SnapshotRpcProtocol>(send, recv).await?;
+    let installed = super::snapshot::receive(&handlers, inner, &mut rx).await;
+    if let Err(reason) = &installed {
+        tracing::warn!("a snapshot from the leader was not installed: {reason}");
+    }
+    tx.send(installed).await.map_err(|error| StreamError::Send(error.to_string()))
+}

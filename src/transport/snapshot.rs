@@ -1,0 +1,89 @@
+//! Snapshots on the wire: from a file, in pieces, on a connection of their own.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use irpc::channel::mpsc;
+use openraft::alias::SnapshotOf;
+use openraft::errors::{ReplicationClosed, StreamingError, Unreachable};
+use openraft::raft::SnapshotResponse;
+
+use super::Transport;
+use super::link::Lane;
+use super::protocol::{InstallSnapshot, SnapshotRpcProtocol};
+use super::server::Handlers;
+use crate::kv::types::NodeId;
+use crate::limits;
+use crate::raft::types::{TypeConfig, Vote};
+use crate::storage::snapshot::SnapshotData;
+
+type Snapshot = SnapshotOf<TypeConfig, SnapshotData>;
+
+/// Sends a snapshot and waits until it is installed.
+pub(super) async fn send(
+    transport: &Transport,
+    target: NodeId,
+    vote: Vote,
+    snapshot: Snapshot,
+    cancel: impl Future<Output = ReplicationClosed>,
+    install_timeout: Duration,
+) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+    let stall = transport.0.timeouts.stall;
+    let transfer = async {
+        let connection =
+            transport.connection(target, Lane::Snapshot).await.map_err(|error| error.to_string())?;
+        let remote = irpc_iroh::IrohRemoteConnection::new(connection.clone());
+        let client = irpc::Client::<SnapshotRpcProtocol>::boxed(remote);
+        let header = InstallSnapshot { vote, meta: snapshot.meta, len: snapshot.snapshot.len() };
+        let (pieces, installed) =
+            client.client_streaming::<_, Bytes, _>(header, 8).await.map_err(|error| error.to_string())?;
+        let mut file = std::pin::pin!(snapshot.snapshot.pieces());
+        while let Some(piece) = file.next().await {
+            let piece = piece.map_err(|error| format!("the snapshot cannot be read: {error}"))?;
+            let sent = tokio::time::timeout(stall, pieces.send(piece)).await;
+            sent.map_err(|_| format!("no progress for {} ms", stall.as_millis()))?
+                .map_err(|error| error.to_string())?;
+        }
+        drop(pieces);
+        let answer = tokio::time::timeout(install_timeout, installed).await;
+        answer
+            .map_err(|_| format!("not installed within {} ms", install_timeout.as_millis()))?
+            .map_err(|error| error.to_string())?
+    };
+    tokio::select! {
+        closed = cancel => Err(StreamingError::Closed(closed)),
+        sent = transfer => sent.map_err(|reason: String| {
+            tracing::warn!(peer = %target, "sending a snapshot to node {target} failed: {reason}");
+            StreamingError::Unreachable(Unreachable::from_string(reason))
+        }),
+    }
+}
+
+/// Receives a snapshot and has Raft install it.
+pub(super) async fn receive(
+    handlers: &Handlers,
+    header: InstallSnapshot,
+    pieces: &mut mpsc::Receiver<Bytes>,
+) -> Result<SnapshotResponse<TypeConfig>, String> {
+    let stall = Duration::from_millis(limits::MEMBERSHIP_TIMEOUT_MS);
+    let mut incoming = handlers.inbox.begin().map_err(|error| error.to_string())?;
+    let mut received = 0_u64;
+    loop {
+        let piece = tokio::time::timeout(stall, pieces.recv()).await;
+        let piece = piece.map_err(|_| "the leader stopped sending".to_owned())?;
+        let Some(piece) = piece.map_err(|error| error.to_string())? else { break };
+        received += piece.len() as u64;
+        if received > header.len {
+            return Err(format!("more bytes than the {} that were announced", header.len));
+        }
+        incoming.write(piece).await.map_err(|error| error.to_string())?;
+    }
+    if received != header.len {
+        return Err(format!("{received} bytes of the {} that were announced", header.len));
+    }
+    let snapshot = incoming.finish().await.map_err(|error| error.to_string())?;
+    let snapshot = Snapshot { meta: header.meta, snapshot };
+    tracing::info!(bytes = received, "a snapshot of {received} bytes arrived from the leader");
+    handlers.raft.install_full_snapshot(header.vote, snapshot).await.map_err(|error| error.to_string())
+}
