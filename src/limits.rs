@@ -163,6 +163,10 @@ pub const REQUEST_RETRY_INTERVAL_MS: u64 = 20;
 /// Time for an operation on the membership, a learner's catching up included.
 pub const MEMBERSHIP_TIMEOUT_MS: u64 = 30_000;
 
+/// Time for a new member to get near the end of the log. Below that of the whole operation, so that the
+/// operation ends with this reason.
+pub const CATCH_UP_TIMEOUT_MS: u64 = 20_000;
+
 /// HTTP request body. Base64 in JSON is a third longer than the bytes, escapes are longer still.
 pub const HTTP_BODY_MAX_BYTES: usize = 4 * 1024 * 1024;
 
@@ -293,7 +297,8 @@ const _: () = assert!(LOG_BATCH_MAX_BYTES < LOG_QUEUE_MAX_BYTES);
 const _: () = assert!(APPEND_BATCH_MAX_BYTES < LOG_TAIL_MAX_BYTES);
 const _: () = assert!(SNAPSHOT_EVERY_ENTRIES < REPLICATION_LAG_MAX_ENTRIES);
 const _: () = assert!(LOG_KEPT_BEHIND_SNAPSHOT_ENTRIES < SNAPSHOT_EVERY_ENTRIES);
-const _: () = assert!(REQUEST_TIMEOUT_MS < MEMBERSHIP_TIMEOUT_MS);
+const _: () = assert!(REQUEST_TIMEOUT_MS < CATCH_UP_TIMEOUT_MS);
+const _: () = assert!(REQUEST_TIMEOUT_MS + CATCH_UP_TIMEOUT_MS < MEMBERSHIP_TIMEOUT_MS);
 const _: () = assert!(MEMBERSHIP_TIMEOUT_MS < HTTP_REQUEST_TIMEOUT_MS);
 const _: () = assert!(KEY_MAX_BYTES + VALUE_MAX_BYTES + KV_OVERHEAD_BYTES <= TXN_READ_MAX_BYTES);
 const _: () = assert!(KEY_MAX_BYTES + VALUE_MAX_BYTES <= DELETE_PREFIX_MAX_BYTES);

@@ -22,13 +22,22 @@ pub struct Node {
     pub dir: PathBuf,
     flags: Vec<String>,
     process: Option<Child>,
+    /// Kept across restarts, so that clients find the node again. Other nodes have to follow its iroh
+    /// port, which is another one each time.
+    http_addr: SocketAddr,
 }
 
 impl Node {
     /// A node that is not started yet. `flags` go behind those that place it on loopback.
     pub fn new(id: u64, base: &Path, flags: &[&str]) -> Self {
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        Self { id, dir: base.join(format!("n{id}")), flags, process: None }
+        Self {
+            id,
+            dir: base.join(format!("n{id}")),
+            flags,
+            process: None,
+            http_addr: SocketAddr::from(([127, 0, 0, 1], 0)),
+        }
     }
 
     /// Adds flags for the starts to come.
@@ -48,6 +57,7 @@ impl Node {
             assert!(Instant::now() < until, "node {} wrote no ticket:\n{}", self.id, self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
+        self.http_addr = self.http();
     }
 
     /// Starts the process without waiting for anything.
@@ -60,7 +70,8 @@ impl Node {
             .args(["--node-id", &self.id.to_string()])
             .arg("--data-dir")
             .arg(&self.dir)
-            .args(["--http-addr", "127.0.0.1:0", "--iroh-addr", "127.0.0.1:0", "--log-format", "text"])
+            .args(["--http-addr", &self.http_addr.to_string()])
+            .args(["--iroh-addr", "127.0.0.1:0", "--log-format", "text"])
             .args(&self.flags)
             .env_clear()
             .stdin(Stdio::null())
@@ -84,7 +95,8 @@ impl Node {
         let pid = child.id().to_string();
         let sent = Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs");
         assert!(sent.success(), "SIGTERM was not sent to node {}", self.id);
-        wait_for_exit(&mut child).unwrap_or_else(|| panic!("node {} ignores SIGTERM:\n{}", self.id, self.log()))
+        wait_for_exit(&mut child)
+            .unwrap_or_else(|| panic!("node {} ignores SIGTERM:\n{}", self.id, self.log()))
     }
 
     /// Waits until the process has ended by itself.
@@ -144,7 +156,10 @@ impl Node {
 
     /// The cluster as this node sees it.
     pub async fn status(&self) -> ClusterStatus {
-        self.client().status().await.unwrap_or_else(|error| panic!("node {}: {error}\n{}", self.id, self.log()))
+        self.client()
+            .status()
+            .await
+            .unwrap_or_else(|error| panic!("node {}: {error}\n{}", self.id, self.log()))
     }
 }
 
@@ -193,7 +208,8 @@ impl Cluster {
         let mut nodes = vec![Node::new(1, dir.path(), flags).with_flags(["--bootstrap", "auto"])];
         nodes[0].start();
         for id in 2..=count {
-            let mut node = Node::new(id, dir.path(), flags).with_flags(["--peer".to_owned(), nodes[0].endpoint()]);
+            let mut node =
+                Node::new(id, dir.path(), flags).with_flags(["--peer".to_owned(), nodes[0].endpoint()]);
             node.start();
             nodes.push(node);
         }
