@@ -1,7 +1,7 @@
 //! How a command ends, and which exit code that is. Scripts rely on the codes: they must stay stable.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::kv::client::{BuildError, ClientError};
@@ -55,8 +55,10 @@ pub(super) enum CliError {
     Form(#[from] FormError),
     #[error("there is no key {key}{}", at(*.revision))]
     NoSuchKey { key: String, revision: Option<u64> },
-    #[error("{} cannot be read: {source}", .path.display())]
+    #[error("{} cannot be read: {source}", input(.path))]
     Input { path: PathBuf, source: io::Error },
+    #[error("{} has more than the {max_bytes} bytes that can be sent", input(.path))]
+    InputTooLarge { path: PathBuf, max_bytes: usize },
     #[error("the transaction is not understood: {0}")]
     Txn(serde_json::Error),
     #[error("history before revision {revision} is not all gone yet: it took too long")]
@@ -96,12 +98,17 @@ impl CliError {
             Self::Token(_) => ("bad_token", "name the file that holds the node's token with --token-file"),
             Self::NoSuchKey { .. } => ("no_such_key", "list the keys that there are with `aspen range`"),
             Self::Input { .. } => ("bad_input", "name a file that can be read, or - for the standard input"),
+            Self::InputTooLarge { .. } => ("input_too_large", "split it over several keys or writes"),
             Self::Txn(_) => ("bad_json", "see `aspen txn --help` for an example"),
             Self::CompactionUnfinished { .. } => ("unfinished", "run it again"),
             Self::Output(_) => ("bad_output", "check where the output goes to"),
         };
         ErrorBody::new(code, self.to_string(), action)
     }
+}
+
+fn input(path: &Path) -> String {
+    if path == Path::new("-") { "the standard input".to_owned() } else { path.display().to_string() }
 }
 
 fn at(revision: Option<u64>) -> String {

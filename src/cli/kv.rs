@@ -225,15 +225,18 @@ pub(super) async fn compact(
     Ok(Exit::Done)
 }
 
-/// The bytes of a file, or of the standard input for `-`: all, or one more than `max_bytes`, so that
-/// whoever checks the bound sees it broken.
+/// The bytes of a file, or of the standard input for `-`.
 fn read_input(path: &Path, terminal: &mut Terminal<'_>, max_bytes: usize) -> Result<Vec<u8>, CliError> {
     let read = if path == Path::new("-") {
         read_up_to(terminal.stdin, max_bytes)
     } else {
         File::open(path).and_then(|mut file| read_up_to(&mut file, max_bytes))
     };
-    read.map_err(|source| CliError::Input { path: path.to_owned(), source })
+    let bytes = read.map_err(|source| CliError::Input { path: path.to_owned(), source })?;
+    if bytes.len() > max_bytes {
+        return Err(CliError::InputTooLarge { path: path.to_owned(), max_bytes });
+    }
+    Ok(bytes)
 }
 
 fn to_key(text: OsString) -> Result<Key, CliError> {

@@ -109,7 +109,7 @@ pub(super) fn cell(bytes: &[u8]) -> String {
     }
 }
 
-/// The result of reading all of an input, of which no more than `max_bytes` and one are wanted.
+/// All of an input, or one byte more than `max_bytes`, which tells that there is too much.
 pub(super) fn read_up_to(input: &mut dyn Read, max_bytes: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     input.take(max_bytes as u64 + 1).read_to_end(&mut bytes)?;
