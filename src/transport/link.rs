@@ -131,7 +131,9 @@ impl Transport {
             let dialed = dialed.unwrap_or_else(|_| Err(LinkError::ConnectTimeout(limit.as_millis())));
             let result = if dialed.is_ok() { "ok" } else { "failed" };
             metrics::counter!("aspen_transport_dials_total", "result" => result).increment(1);
-            transport.0.links.note_outcome(target, dialed.as_ref().err());
+            if !transport.0.endpoint.is_closed() {
+                transport.0.links.note_outcome(target, dialed.as_ref().err());
+            }
             *slot = dialed.as_ref().ok().cloned();
             dialed
         });

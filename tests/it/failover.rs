@@ -86,7 +86,7 @@ async fn write_on(writer: usize, client: KvClient, ledger: Arc<Mutex<Ledger>>, s
         match put {
             Ok(_) => ledger.lock().unwrap().acknowledge(&key, value),
             // Its outcome stays in doubt: a later read may show it or not.
-            Err(error) => assert!(error.is_outcome_unknown() || error.is_unavailable(), "{error}"),
+            Err(error) => assert!(error.outcome_unknown() || error.is_unavailable(), "{error}"),
         }
     }
 }
@@ -100,6 +100,7 @@ async fn check(ledger: &Ledger, client: &KvClient, where_: &str) {
     let range = KeyRange::Prefix(Bytes::from_static(b"load/"));
     let found = client.range(range).await.unwrap_or_else(|error| panic!("{where_}: {error}"));
     let found: BTreeMap<String, u64> = found
+        .range
         .kvs
         .iter()
         .map(|kv| {
@@ -175,7 +176,7 @@ async fn a_single_node_that_is_killed_has_every_acknowledged_write_after_its_res
         let ledger = load.stop().await;
         cluster.nodes[0].start();
         check(&ledger, &cluster.client(), "after the restart").await;
-        let cleared = cluster.client().delete(KeyRange::Prefix(Bytes::from_static(b"load/"))).await;
+        let cleared = cluster.client().delete_prefix("load/").await;
         cleared.expect("the keys can be deleted");
     }
 }

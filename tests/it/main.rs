@@ -1,3 +1,5 @@
 //! Integration tests, one binary for all topics.
 
+mod failover;
 mod layers;
+mod support;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use aspen::kv::client::KvClient;
+use aspen::kv::client::{Address, KvClient};
 use aspen::kv::types::{ClusterStatus, NodeId, NodeState, Peer, Role};
 use aspen::transport::ticket::NodeTicket;
 
@@ -174,7 +174,7 @@ fn wait_for_exit(child: &mut Child) -> Option<ExitStatus> {
 /// A client of several nodes.
 pub fn client_of(nodes: impl IntoIterator<Item = SocketAddr>) -> KvClient {
     KvClient::builder()
-        .addresses(nodes.into_iter().map(|node| node.to_string()))
+        .addresses(nodes.into_iter().map(Address::from))
         .build()
         .expect("the addresses are valid")
 }
@@ -200,10 +200,10 @@ impl Cluster {
         let first = nodes[0].client();
         eventually("node 1 leads", async || nodes[0].status().await.role == Role::Leader).await;
         for node in &nodes[1..] {
-            first.add_learner(&node.endpoint()).await.expect("a learner can be added");
+            first.add_learner(node.endpoint()).await.expect("a learner can be added");
         }
         if count > 1 {
-            first.change_membership(Some((1..=count).map(NodeId).collect()), []).await.expect("learners can be promoted");
+            first.set_voters((1..=count).map(NodeId).collect()).await.expect("learners can be promoted");
         }
         Self { nodes, _dir: dir }
     }
