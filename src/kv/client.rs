@@ -4,7 +4,7 @@
 //! the others when that one fails, and follows a node that names the leader. Reads are repeated
 //! freely. Every write carries a session and a sequence, so the cluster applies it once however often
 //! it is sent; where the client cannot learn what became of a write, the error says so
-//! ([`ClientError::outcome_unknown`]) and never pretends that nothing happened.
+//! ([`ClientError::is_outcome_unknown`]) and never pretends that nothing happened.
 //!
 //! # Tiger Style
 //! Every call ends within the client's timeout. At most [`limits::CLIENT_LANES_MAX_COUNT`] writes of
@@ -217,7 +217,7 @@ impl KvClient {
             waited_ms: deadline.waited_ms,
         })?;
         let result = self.write_in(&lane, WriteOp::Txn(txn), deadline).await;
-        if !result.as_ref().is_err_and(ClientError::outcome_unknown) {
+        if !result.as_ref().is_err_and(ClientError::is_outcome_unknown) {
             self.inner.lanes.settle(lane);
         }
         result

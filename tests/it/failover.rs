@@ -86,7 +86,7 @@ async fn write_on(writer: usize, client: KvClient, ledger: Arc<Mutex<Ledger>>, s
         match put {
             Ok(_) => ledger.lock().unwrap().acknowledge(&key, value),
             // Its outcome stays in doubt: a later read may show it or not.
-            Err(error) => assert!(error.outcome_unknown() || error.is_unavailable(), "{error}"),
+            Err(error) => assert!(error.is_outcome_unknown() || error.is_unavailable(), "{error}"),
         }
     }
 }

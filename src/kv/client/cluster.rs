@@ -63,8 +63,8 @@ impl KvClient {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn add_learner(&self, ticket: String) -> Result<MembershipChanged, ClientError> {
-        self.change("/add-learner", to_json(&AddLearnerForm { ticket })).await
+    pub async fn add_learner(&self, ticket: impl Into<String>) -> Result<MembershipChanged, ClientError> {
+        self.change("/add-learner", to_json(&AddLearnerForm { ticket: ticket.into() })).await
     }
 
     /// Sets the voters, removes members, or both.

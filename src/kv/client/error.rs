@@ -66,7 +66,7 @@ pub enum ClientError {
 
 impl ClientError {
     /// Whether the request may have taken effect, or may still do so.
-    pub fn outcome_unknown(&self) -> bool {
+    pub fn is_outcome_unknown(&self) -> bool {
         match self {
             Self::Refused { outcome_unknown, .. }
             | Self::Unreachable { outcome_unknown, .. }
@@ -88,7 +88,7 @@ impl ClientError {
 
     /// What to do about it.
     pub fn action(&self) -> &str {
-        if self.outcome_unknown() {
+        if self.is_outcome_unknown() {
             return "read the keys to see whether the write took effect";
         }
         match self {

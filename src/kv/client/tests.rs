@@ -149,7 +149,7 @@ async fn forgotten_session_on_a_retry_is_an_unknown_outcome() {
     let node = FakeNode::start([Act::HangUp, refused(409, &expired), written(12)]).await;
     let client = client(&[node.address]);
     let error = put(&client).await.unwrap_err();
-    assert_eq!((error.code(), error.outcome_unknown()), ("session_expired", true));
+    assert_eq!((error.code(), error.is_outcome_unknown()), ("session_expired", true));
     assert!(error.to_string().contains("may or may not have taken effect"), "{error}");
     put(&client).await.unwrap();
     let requests = node.requests();
@@ -163,9 +163,9 @@ async fn deadline_is_respected_and_silence_of_a_write_is_an_unknown_outcome() {
     let client = client_within(&[node.address], Duration::from_millis(300));
     let error = put(&client).await.unwrap_err();
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
-    assert!(error.outcome_unknown() && error.is_unavailable(), "{error}");
+    assert!(error.is_outcome_unknown() && error.is_unavailable(), "{error}");
     let error = client.get(Key::new("a").unwrap()).await.unwrap_err();
-    assert!(!error.outcome_unknown() && error.is_unavailable(), "{error}");
+    assert!(!error.is_outcome_unknown() && error.is_unavailable(), "{error}");
 }
 
 #[tokio::test]
@@ -184,7 +184,10 @@ async fn lost_quorum_is_waited_for_and_then_reported_in_the_nodes_words() {
     let node = FakeNode::start([refused(503, &no_quorum())]).await;
     let client = client_within(&[node.address, dead().await], Duration::from_millis(300));
     let error = put(&client).await.unwrap_err();
-    assert_eq!((error.code(), error.outcome_unknown(), error.is_unavailable()), ("no_quorum", false, true));
+    assert_eq!(
+        (error.code(), error.is_outcome_unknown(), error.is_unavailable()),
+        ("no_quorum", false, true)
+    );
 }
 
 #[tokio::test]
@@ -207,7 +210,7 @@ async fn cluster_that_was_never_formed_is_reported_at_once() {
         FakeNode::start([refused(503, &KvError::NotInitialized)]).await,
     ];
     let error = put(&client(&[nodes[0].address, nodes[1].address])).await.unwrap_err();
-    assert_eq!((error.code(), error.outcome_unknown()), ("not_initialized", false));
+    assert_eq!((error.code(), error.is_outcome_unknown()), ("not_initialized", false));
     assert_eq!(nodes.map(|node| node.requests().len()), [1, 1]);
 }
 
@@ -215,7 +218,7 @@ async fn cluster_that_was_never_formed_is_reported_at_once() {
 async fn membership_change_is_never_sent_twice_once_a_node_may_have_begun_it() {
     let node = FakeNode::start([Act::HangUp, written(1)]).await;
     let error = client(&[node.address]).change_membership(MembershipChange::default()).await.unwrap_err();
-    assert!(error.outcome_unknown(), "{error}");
+    assert!(error.is_outcome_unknown(), "{error}");
     assert_eq!(node.requests().len(), 1);
 }
 
