@@ -180,8 +180,9 @@ async fn a_stream_without_requests_waits_longer_than_an_answer_may_take() {
         assert_eq!(next(&mut answers).await.unwrap().unwrap(), Ok(Some(log_id(index))));
     }
     drop(requests);
-    assert!(arrived.requests.recv().await.unwrap().is_none(), "the end of the requests arrives");
-    drop(arrived);
+    let Arrived { connection: _connection, requests: mut arriving, answers: answering } = arrived;
+    assert!(arriving.recv().await.unwrap().is_none(), "the end of the requests arrives");
+    drop(answering);
     assert!(next(&mut answers).await.is_none());
 }
 

@@ -51,6 +51,8 @@ fn value(number: u64) -> Value {
 }
 
 async fn put(leader: &TestNode, number: u64) -> LogId {
+    // A leader takes no writes before a quorum has answered it for the first time.
+    leader.wait("a quorum", |metrics| metrics.last_quorum_acked.is_some()).await;
     let command = encode_command(&Command::put(key(number), value(number))).unwrap();
     let written = leader.raft.client_write(command);
     let written = tokio::time::timeout(PATIENCE, written).await.expect("a write ends").unwrap();
