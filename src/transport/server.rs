@@ -126,7 +126,7 @@ impl Transport {
                 tokio::time::timeout(limit, connection.closed()).await.ok();
             }
             Ok(Err(error)) => {
-                tracing::debug!(peer = %connection.remote_id().fmt_short(), "no hello: {error}")
+                tracing::debug!(peer = %connection.remote_id().fmt_short(), "no hello: {error}");
             }
             Err(_) => tracing::debug!(peer = %connection.remote_id().fmt_short(), "no hello in time"),
         }
