@@ -117,10 +117,7 @@ impl Transport {
             Err(_) => return None,
         };
         match tokio::time::timeout(limit, self.answer_hello(&connection)).await {
-            Ok(Ok(true)) => {
-                self.0.links.note(&connection);
-                return Some(connection);
-            }
+            Ok(Ok(true)) => return self.keep(&connection).then_some(connection),
             Ok(Ok(false)) => {
                 // The refusal is on its way; the caller closes once it has read it.
                 tokio::time::timeout(limit, connection.closed()).await.ok();

@@ -175,3 +175,16 @@ async fn a_removed_member_is_cut_off_and_does_not_come_back() {
     assert_eq!(error, LinkError::Unknown);
     assert_eq!(first.service.asked(), 1);
 }
+
+#[tokio::test]
+async fn a_member_that_is_removed_during_its_hello_is_cut_off_after_it() {
+    let (first, second) = two_nodes().await;
+    first.transport.book().set_members(members([&second.peer()]));
+    let connection = first.transport.connection(second.id(), Lane::Control).await.unwrap();
+    assert!(first.transport.keep(&connection));
+
+    first.transport.book().set_members(members([]));
+    assert_eq!(connection.close_reason(), None, "nobody has cut it off yet");
+    assert!(!first.transport.keep(&connection));
+    assert!(connection.close_reason().is_some());
+}
