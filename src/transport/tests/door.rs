@@ -81,10 +81,14 @@ async fn a_hello_that_is_wrong_is_refused_with_the_reason() {
         (wrong_id, Refusal::NotYou { known: NodeId(2), claimed: NodeId(4) }),
         (wrong_cluster, Refusal::OtherCluster { own, theirs }),
     ];
+    let mut refused = Vec::new();
     for (count, (hello, refusal)) in (1..).zip(refusals) {
         let connection = caller.connect(&node).await;
         assert_eq!(say(&connection, hello).await.unwrap().unwrap_err(), refusal);
         assert_eq!(counted(&figures, "aspen_transport_hellos_refused_total"), count);
+        refused.push((connection, refusal));
+    }
+    for (connection, refusal) in refused {
         assert_eq!(send_raw(&connection, &read_index()).await, b"", "nothing is served after {refusal}");
         assert_eq!(closed(&connection).await.0, u64::from(REFUSED));
     }
