@@ -10,8 +10,8 @@ use irpc::channel::mpsc;
 use openraft::RaftNetworkFactory;
 use openraft::entry::RaftEntry;
 use openraft::errors::RPCError;
-use openraft::network::{NetStreamAppend, RPCOption};
-use openraft::raft::{AppendEntriesRequest, StreamAppendError, StreamAppendResult};
+use openraft::network::{NetStreamAppend, NetVote, RPCOption};
+use openraft::raft::{AppendEntriesRequest, StreamAppendError, StreamAppendResult, VoteRequest};
 use openraft::vote::RaftLeaderIdExt;
 
 use super::support::{Caller, Identity, PATIENCE, TestNode, two_nodes};
@@ -127,6 +127,26 @@ async fn a_refusal_is_the_last_answer_of_a_stream() {
 
     let mut answers = open(&mut client, futures::stream::iter([append(1)])).await;
     assert_eq!(next(&mut answers).await.unwrap().unwrap(), Ok(Some(log_id(1))), "the next stream works");
+}
+
+#[tokio::test]
+async fn a_deposed_leader_keeps_nobody_fresh() {
+    let (leader, follower) = two_nodes().await;
+    let mut client = client_of(&leader).await;
+    let newer = Vote::new(2, NodeId(1));
+    let vote = client.vote(VoteRequest::new(newer, None), RPCOption::new(PATIENCE)).await.unwrap();
+    assert!(vote.vote_granted);
+    follower.wait("the vote", |metrics| metrics.vote == newer).await;
+
+    let mut answers = open(&mut client, futures::stream::iter([append(0)])).await;
+    assert_eq!(next(&mut answers).await.unwrap().unwrap(), Err(StreamAppendError::HigherVote(newer)));
+    drop(answers);
+    assert_eq!(follower.freshness.last_heard(), None);
+
+    let current = AppendEntriesRequest { vote: Vote::new_committed(2, NodeId(1)), ..append(0) };
+    let mut answers = open(&mut client, futures::stream::iter([current])).await;
+    assert_eq!(next(&mut answers).await.unwrap().unwrap(), Ok(Some(log_id(0))));
+    assert!(follower.freshness.last_heard().is_some());
 }
 
 #[tokio::test]

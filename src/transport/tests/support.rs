@@ -106,6 +106,7 @@ pub(super) struct TestNode {
     pub(super) metadata: Metadata,
     pub(super) raft: RaftHandle,
     pub(super) reader: StateReader,
+    pub(super) freshness: Arc<Freshness>,
     pub(super) service: Arc<Service>,
     _serving: DropGuard,
 }
@@ -132,17 +133,17 @@ impl TestNode {
         let (reader, inbox) = (state.reader(), state.inbox());
         let log = MemoryLog::new(Arc::default());
         let raft = start(&raft_settings(identity.node_id), transport.network(), log, state).await.unwrap();
-        let service = Arc::new(Service::default());
+        let (service, freshness) = (Arc::new(Service::default()), Arc::new(Freshness::default()));
         let handlers = Handlers {
             raft: raft.clone(),
             inbox,
             forward: service.clone(),
-            freshness: Arc::new(Freshness::default()),
+            freshness: freshness.clone(),
             reader: reader.clone(),
         };
         let stop = CancellationToken::new();
         tokio::spawn(transport.clone().serve(handlers, stop.clone()));
-        Self { identity, transport, metadata, raft, reader, service, _serving: stop.drop_guard() }
+        Self { identity, transport, metadata, raft, reader, freshness, service, _serving: stop.drop_guard() }
     }
 
     pub(super) fn id(&self) -> NodeId {
