@@ -1,6 +1,7 @@
 //! Bytes that no node sends, on streams and on the port itself.
 
 use std::net::UdpSocket;
+use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
@@ -13,6 +14,8 @@ use crate::kv::types::ClusterError;
 use crate::limits;
 use crate::transport::link::Lane;
 use crate::transport::protocol::{AppendStream, Forwarded, RaftRpcProtocol};
+
+const READ_MS: u64 = limits::WIRE_REQUEST_READ_TIMEOUT_MS;
 
 type Answer = Result<ForwardReply, ClusterError>;
 
@@ -56,6 +59,11 @@ async fn a_bad_stream_hurts_no_other_stream_of_its_connection() {
         assert_eq!(send_raw(&connection, bytes).await, b"", "{what} is not answered");
         assert_eq!(send_raw(&connection, &whole).await, read_index(), "after {what}");
     }
+
+    let (mut send, mut recv) = connection.open_bi().await.unwrap();
+    send.write_all(&length(limits::WIRE_MESSAGE_MAX_BYTES + 1)).await.unwrap();
+    let refusal = tokio::time::timeout(Duration::from_millis(READ_MS / 2), recv.read_to_end(1)).await;
+    assert_eq!(refusal.expect("it does not wait for the rest").unwrap_or_default(), b"");
 
     let (mut send, recv) = connection.open_bi().await.unwrap();
     send.write_all(&whole[..1]).await.unwrap();
