@@ -8,7 +8,7 @@ use openraft::errors::RPCError;
 use openraft::network::{NetVote, RPCOption};
 use openraft::raft::VoteRequest;
 
-use super::support::{Identity, TestNode, introduce, two_nodes};
+use super::support::{Identity, PATIENCE, TestNode, introduce, members, two_nodes};
 use crate::kv::types::{NodeId, NodeInfo};
 use crate::raft::types::Vote;
 use crate::transport::LinkTimeouts;
@@ -58,7 +58,7 @@ async fn a_dial_goes_on_when_its_first_caller_gives_up() {
     let given_up = tokio::time::timeout(Duration::ZERO, hasty).await;
     assert!(given_up.is_err(), "nobody connects in no time");
     let key = second.peer().info.public_key;
-    let served = tokio::time::timeout(super::support::PATIENCE, async {
+    let served = tokio::time::timeout(PATIENCE, async {
         while first.transport.connections_of(key).is_empty() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -98,17 +98,15 @@ async fn a_peer_that_restarts_on_another_port_is_reached_once_it_has_said_hello(
 }
 
 #[tokio::test]
-async fn a_peer_whose_old_port_is_silent_is_reached_at_the_one_that_others_tell_of() {
-    let (node, _silent) = node_and_silent_peer().await;
-    let peer = node.transport.book().lookup(NodeId(2)).unwrap();
-    node.transport.connection(NodeId(2), Lane::Control).await.unwrap_err();
-
+async fn a_member_whose_address_in_the_membership_is_old_is_reached_where_it_said_it_is() {
+    let (node, silent) = node_and_silent_peer().await;
     let moved = TestNode::start(3).await;
-    let mut members = super::support::members([&peer]);
-    members.insert(moved.id(), NodeInfo { addresses: peer.info.addresses.clone(), ..moved.peer().info });
-    node.transport.book().set_members(members);
     moved.knows(&node.peer());
+    let mut old = moved.peer();
+    old.info.addresses = vec![silent.local_addr().unwrap()];
+    node.transport.book().set_members(members([&old]));
     node.transport.connection(moved.id(), Lane::Control).await.unwrap_err();
+
     node.transport.book().heard_from(moved.id(), moved.peer().info);
     node.transport.connection(moved.id(), Lane::Control).await.unwrap();
 }
