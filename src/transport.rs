@@ -228,7 +228,7 @@ impl Transport {
     /// Drops the connections of a node that is no longer let in.
     pub fn cut_off(&self, keys: &[PublicKey]) {
         for key in keys {
-            self.0.links.close_all_of(*key);
+            self.0.links.close_all_of(*key, link::REMOVED);
         }
     }
 

@@ -33,7 +33,7 @@ impl Transport {
         // iroh sends to a peer's one selected path until the last connection to it is closed. Those of a
         // process that is gone would keep its old address selected, and swallow requests besides.
         if self.0.links.is_new_boot(key, hello.boot) && !self.0.links.connections_of(key).is_empty() {
-            self.0.links.close_all_of(key);
+            self.0.links.close_all_of(key, b"another process of this node came");
             return Err(Refusal::Restarted);
         }
         Ok(Welcome { node_id: own, cluster_id: self.0.metadata.cluster_id(), info: self.own_peer().info })

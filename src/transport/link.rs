@@ -22,6 +22,9 @@ use crate::kv::types::{NodeId, PublicKey};
 /// Pause before a node that was told to dial again does so.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 
+/// What the connections of a removed node are closed with.
+pub(super) const REMOVED: &[u8] = b"removed from the cluster";
+
 /// What a connection is for. Each purpose has its own, so that none waits behind another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Lane {
@@ -78,7 +81,7 @@ impl Links {
     }
 
     /// Notes a connection, of either direction, whose hello was accepted.
-    pub(super) fn note(&self, connection: &Connection) {
+    fn note(&self, connection: &Connection) {
         let mut open = lock(&self.open);
         let handles = open.entry(public_key(&connection.remote_id())).or_default();
         handles.retain(|handle| handle.upgrade().is_some_and(|other| other.close_reason().is_none()));
@@ -117,9 +120,10 @@ impl Links {
         lock(&self.boots).insert(key, boot).is_some_and(|before| before != boot)
     }
 
-    pub(super) fn close_all_of(&self, key: PublicKey) {
+    /// Closes all connections of a node, for a reason that it is told.
+    pub(super) fn close_all_of(&self, key: PublicKey, reason: &[u8]) {
         for connection in self.connections_of(key) {
-            connection.close(VarInt::from_u32(REFUSED), b"not wanted any more");
+            connection.close(VarInt::from_u32(REFUSED), reason);
         }
         lock(&self.open).remove(&key);
     }
@@ -203,7 +207,18 @@ impl Transport {
             connection.close(VarInt::from_u32(REFUSED), b"hello refused");
             return Err(LinkError::Refused(refusal.to_string()));
         }
-        self.0.links.note(&connection);
-        Ok(connection)
+        if self.keep(&connection) { Ok(connection) } else { Err(LinkError::Unknown) }
+    }
+
+    /// Counts a connection whose hello was accepted among the open ones, unless its node was removed
+    /// meanwhile. It is noted before the book is asked, and [`Transport::cut_off`] comes after the book
+    /// was changed: one of the two closes it.
+    pub(super) fn keep(&self, connection: &Connection) -> bool {
+        self.0.links.note(connection);
+        let is_admitted = self.0.book.admitted(&public_key(&connection.remote_id())).is_some();
+        if !is_admitted {
+            connection.close(VarInt::from_u32(REFUSED), REMOVED);
+        }
+        is_admitted
     }
 }

@@ -123,6 +123,7 @@ impl PeerBook {
         let removed: Vec<PublicKey> = before.difference(&after).copied().collect();
         state.declared.retain(|_, info| !removed.contains(&info.public_key));
         state.members = members;
+        state.forget_what_strangers_said();
         let ids: Vec<NodeId> = state.members.keys().copied().collect();
         for node_id in ids {
             state.publish(node_id);
@@ -238,6 +239,15 @@ impl State {
         Some(info)
     }
 
+    /// An id that comes back with another key is another node, somewhere else.
+    fn forget_what_strangers_said(&mut self) {
+        let Self { declared, members, heard, .. } = self;
+        heard.retain(|node_id, heard| {
+            let known = members.get(node_id).or_else(|| declared.get(node_id));
+            known.is_some_and(|known| known.public_key == heard.public_key)
+        });
+    }
+
     fn publish(&self, node_id: NodeId) {
         let (Some(lookup), Some(info)) = (&self.lookup, self.merged(node_id)) else { return };
         if let Some(addr) = endpoint_addr(&info) {
@@ -280,6 +290,17 @@ mod tests {
         book.set_members(BTreeMap::from([(second.node_id, second.info)]));
         assert_eq!(book.set_members(BTreeMap::new()), vec![PublicKey([2; 32])]);
         assert_eq!(book.admitted(&PublicKey([2; 32])), None);
+    }
+
+    #[test]
+    fn an_id_that_comes_back_with_another_key_is_not_looked_for_where_the_old_node_was() {
+        let book = book();
+        let (old, new) = (peer(2, 2, 1), peer(2, 3, 8));
+        book.set_members(BTreeMap::from([(old.node_id, old.info)]));
+        book.heard_from(NodeId(2), peer(2, 2, 7).info);
+        book.set_members(BTreeMap::new());
+        book.set_members(BTreeMap::from([(new.node_id, new.info.clone())]));
+        assert_eq!(book.lookup(NodeId(2)).unwrap().info, new.info);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use irpc::WithChannels;
 use irpc::channel::mpsc;
 use irpc::rpc::RemoteService;
 use irpc::util::AsyncReadVarintExt;
+use openraft::async_runtime::WatchReceiver;
 use openraft::raft::AppendEntriesRequest;
 use tokio::io::AsyncReadExt;
 use tokio::sync::Semaphore;
@@ -117,10 +118,7 @@ impl Transport {
             Err(_) => return None,
         };
         match tokio::time::timeout(limit, self.answer_hello(&connection)).await {
-            Ok(Ok(true)) => {
-                self.0.links.note(&connection);
-                return Some(connection);
-            }
+            Ok(Ok(true)) => return self.keep(&connection).then_some(connection),
             Ok(Ok(false)) => {
                 // The refusal is on its way; the caller closes once it has read it.
                 tokio::time::timeout(limit, connection.closed()).await.ok();
@@ -251,9 +249,13 @@ async fn append(
                 }
             }
         });
+    let metrics = handlers.raft.metrics();
     let requests = requests.inspect(move |request| {
-        let committed = request.leader_commit.as_ref().map(|log_id| log_id.index());
-        freshness.heard(committed, reader.applied_index());
+        // A deposed leader that does not know it yet has no news, and no right to call old news fresh.
+        if request.vote >= metrics.borrow_watched().vote {
+            let committed = request.leader_commit.as_ref().map(|log_id| log_id.index());
+            freshness.heard(committed, reader.applied_index());
+        }
     });
     let mut results = std::pin::pin!(handlers.raft.stream_append(requests));
     while let Some(result) = results.next().await {

@@ -1,1 +1,9 @@
-//! Real endpoints on loopback.
+//! Real endpoints on loopback, with real Raft nodes behind them.
+
+mod appends;
+mod cluster;
+mod door;
+mod forwarding;
+mod reach;
+mod streams;
+mod support;

@@ -123,7 +123,7 @@ async fn check(ledger: &Ledger, client: &KvClient, where_: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_leader_costs_no_acknowledged_write() {
+async fn a_killed_leader_costs_no_acknowledged_write_and_comes_back_at_another_port() {
     let mut cluster = Cluster::start(3, &[]).await;
     let client = cluster.client();
     let load = Load::start(&client);
@@ -136,6 +136,7 @@ async fn a_killed_leader_costs_no_acknowledged_write() {
     let gap = load.take_longest_gap();
     println!("clients waited {gap:?} for a write at the most while the leader changed");
 
+    cluster.nodes[old].move_at_next_start();
     cluster.nodes[old].start();
     load.progress(200).await;
     let ledger = load.stop().await;

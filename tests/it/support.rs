@@ -22,9 +22,15 @@ pub struct Node {
     pub dir: PathBuf,
     flags: Vec<String>,
     process: Option<Child>,
-    /// Kept across restarts, so that clients find the node again. Other nodes have to follow its iroh
-    /// port, which is another one each time.
+    /// Kept across restarts, so that clients find the node again.
     http_addr: SocketAddr,
+    /// Kept across restarts, unless the node is made to move.
+    iroh_addr: SocketAddr,
+}
+
+/// Any free port on loopback.
+fn any_port() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
 impl Node {
@@ -36,7 +42,8 @@ impl Node {
             dir: base.join(format!("n{id}")),
             flags,
             process: None,
-            http_addr: SocketAddr::from(([127, 0, 0, 1], 0)),
+            http_addr: any_port(),
+            iroh_addr: any_port(),
         }
     }
 
@@ -58,6 +65,7 @@ impl Node {
             std::thread::sleep(Duration::from_millis(5));
         }
         self.http_addr = self.http();
+        self.iroh_addr = self.peer().info.addresses[0];
     }
 
     /// Starts the process without waiting for anything.
@@ -71,7 +79,7 @@ impl Node {
             .arg("--data-dir")
             .arg(&self.dir)
             .args(["--http-addr", &self.http_addr.to_string()])
-            .args(["--iroh-addr", "127.0.0.1:0", "--log-format", "text"])
+            .args(["--iroh-addr", &self.iroh_addr.to_string(), "--log-format", "text"])
             .args(&self.flags)
             .env_clear()
             .stdin(Stdio::null())
@@ -80,6 +88,11 @@ impl Node {
             .spawn()
             .expect("the node's binary starts");
         self.process = Some(child);
+    }
+
+    /// Has the node come back at another iroh port at its next start.
+    pub fn move_at_next_start(&mut self) {
+        self.iroh_addr = any_port();
     }
 
     /// Ends the process as a power cut of the process would.
