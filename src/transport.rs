@@ -225,6 +225,17 @@ impl Transport {
         }
     }
 
+    /// Says hello to all known nodes, so that they know where this one is now. Those that do not answer
+    /// are left alone: they say hello themselves when they come.
+    pub async fn greet_all(&self) {
+        let greetings = self.0.book.all().into_iter().map(|peer| async move {
+            if let Err(error) = self.connection(peer.node_id, link::Lane::Control).await {
+                tracing::debug!(peer = %peer.node_id, "node {} was not greeted: {error}", peer.node_id);
+            }
+        });
+        futures::future::join_all(greetings).await;
+    }
+
     /// Drops the connections of a node that is no longer let in.
     pub fn cut_off(&self, keys: &[PublicKey]) {
         for key in keys {

@@ -86,14 +86,16 @@ impl Parts<'_> {
         self.housekeeping("peers", move || save_peers(transport.clone(), metadata.clone()));
     }
 
-    /// Keeps the ticket in the data directory true.
+    /// Keeps others, and the ticket in the data directory, told where this node is.
     pub fn endpoint_file(&self, transport: Transport, dir: PathBuf) {
         self.housekeeping("endpoint-file", move || {
             let (transport, dir) = (transport.clone(), dir.clone());
             async move {
+                transport.greet_all().await;
                 loop {
                     transport.own_address_changed().await;
                     data_dir::write_endpoint_file(&dir, &NodeTicket(transport.own_peer()).to_string())?;
+                    transport.greet_all().await;
                 }
             }
         });
