@@ -36,10 +36,10 @@ use crate::kv::token::{HttpToken, HttpTokenError};
 use crate::kv::types::{ClusterError, NodeId};
 use crate::limits;
 use crate::metrics::Metrics;
+use crate::raft::RaftHandle;
 use crate::raft::actor::RaftActor;
 use crate::raft::construct::{self, RaftSettings, RaftStartError, RaftTimings};
 use crate::raft::freshness::Freshness;
-use crate::raft::{RaftHandle, observe};
 use crate::storage::log_mem::MemoryLog;
 use crate::storage::log_redb::{LOG_FILE, OpenLogError, RedbLog};
 use crate::storage::metadata::{Metadata, MetadataError};
@@ -255,7 +255,8 @@ impl Node {
     /// A new node that knows nobody makes a cluster of its own, unless it is told to wait.
     async fn bootstrap(&self, raft: &RaftHandle, metadata: &Metadata) -> Result<(), NodeError> {
         let is_alone = self.config.peers.is_empty() && metadata.peers().is_empty();
-        let is_new = !observe::is_initialized(&observe::metrics(raft));
+        // Asked of Raft itself: right after a start its metrics do not tell yet.
+        let is_new = !raft.is_initialized().await.map_err(RaftStartError::from)?;
         if self.config.bootstrap == Bootstrap::Auto && is_new && is_alone {
             self.cluster.init().await.map_err(NodeError::Bootstrap)?;
         }
