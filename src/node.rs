@@ -42,10 +42,11 @@ use crate::raft::construct::{self, RaftSettings, RaftStartError, RaftTimings};
 use crate::raft::freshness::Freshness;
 use crate::storage::log_mem::MemoryLog;
 use crate::storage::log_redb::{LOG_FILE, OpenLogError, RedbLog};
-use crate::storage::metadata::{Metadata, MetadataError};
+use crate::storage::metadata::{METADATA_FILE, Metadata, MetadataError};
 use crate::storage::progress::Progress;
 use crate::storage::snapshot::SnapshotInbox;
 use crate::storage::state::StateReader;
+use crate::storage::state_redb::STATE_FILE;
 use crate::storage::{StorageError, StorageOptions, state_mem, state_redb};
 use crate::transport::peers::{DeclareError, PeerBook};
 use crate::transport::server::Handlers;
@@ -89,6 +90,17 @@ pub enum NodeError {
     /// The iroh address.
     #[error("{0}; give --iroh-addr another port, or stop what uses it")]
     Bind(#[from] BindError),
+    /// What says whose the directory is, and of which cluster, is gone.
+    #[error(
+        "{} is missing, although this directory holds {holds}: nothing says any more whose log and votes these are. Restore the data directory from a backup, or move it away and let the node join anew under another node id",
+        path.display()
+    )]
+    MetadataMissing {
+        /// The file.
+        path: PathBuf,
+        /// What is there.
+        holds: &'static str,
+    },
     /// The log is gone, and with it the votes that this node gave.
     #[error(
         "{path} is missing, although this directory belongs to a cluster: without its log and votes the node must not vote again. Remove node {node_id} from the cluster, empty the directory, and add the node under another id"
@@ -294,7 +306,16 @@ fn stop_timeout() -> Duration {
 
 fn metadata(config: &Config, data_dir: &DataDir, identity: &Identity) -> Result<Metadata, NodeError> {
     match config.storage {
-        Storage::Redb => Ok(Metadata::open(data_dir.path(), config.node_id, identity.public_key())?),
+        Storage::Redb => {
+            let path = data_dir.path().join(METADATA_FILE);
+            // The metadata is made first. To make it anew beside a log would give that log another owner.
+            let mut others = [LOG_FILE, STATE_FILE].into_iter();
+            let left = others.find(|name| data_dir.path().join(name).exists());
+            if let Some(holds) = left.filter(|_| !path.exists()) {
+                return Err(NodeError::MetadataMissing { path, holds });
+            }
+            Ok(Metadata::open(data_dir.path(), config.node_id, identity.public_key())?)
+        }
         // A memory that forgets its votes must not remember that it has a cluster.
         Storage::Memory => {
             Ok(Metadata::in_memory(config.node_id.unwrap_or(NodeId(1)), identity.public_key()))

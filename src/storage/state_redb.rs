@@ -34,7 +34,8 @@ use crate::kv::types::{KvError, RangeReply, ReadRequest, Revision};
 use crate::limits;
 use crate::raft::types::{Applied, LogId, SnapshotMeta, StoredMembership};
 
-const STATE_FILE: &str = "state.redb";
+/// The file in a data directory. Must stay stable.
+pub const STATE_FILE: &str = "state.redb";
 const NEW_STATE_FILE: &str = "state.redb.new";
 const SNAPSHOT_DIR: &str = "snapshots";
 
