@@ -151,3 +151,17 @@ fn foreign_directories_and_files_are_refused_and_left_alone() {
     assert_ends(&mut node, FAILED, &["n2 is not a directory", "Set data_dir to a directory"]);
     assert_eq!(fs::read(&node.dir).expect("the file is there"), b"x");
 }
+
+#[test]
+fn node_that_is_killed_again_and_again_serves_the_same_cluster() {
+    let dir = temporary_directory();
+    let mut node = serving_with_data(1, dir.path());
+    let cluster_id = |node: &Node| node.get("/cluster").ok()["cluster_id"].clone();
+    let before = cluster_id(&node);
+    for _ in 0..10 {
+        node.kill();
+        node.start_serving();
+        assert_eq!(cluster_id(&node), before);
+    }
+    assert_data_kept(&node);
+}

@@ -109,6 +109,7 @@ fn peer_that_claims_a_known_id_with_another_key_is_refused() {
     let mut two = Node::new(2, dir.path(), &["--peer", &one.endpoint()]);
     two.start();
     add_learner(&one, &two).ok();
+    two.wait_until_ready();
 
     let elsewhere = dir.path().join("elsewhere");
     std::fs::create_dir(&elsewhere).expect("a directory can be made");

@@ -72,6 +72,7 @@ fn garbage_on_the_udp_port_is_ignored_and_peers_still_connect() {
     }
 
     first.post("/add-learner", &serde_json::json!({ "ticket": second.endpoint() })).ok();
+    second.wait_until_ready();
     assert_eq!(second.value("kept").as_deref(), Some("what was written before"));
     assert_data_kept(&first);
     assert!(!first.log().contains("panicked"), "{}", first.log());

@@ -1,6 +1,6 @@
 //! The HTTP API as bytes on a socket, for requests that no proper client would send.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
 use serde_json::{Value, json};
@@ -40,10 +40,14 @@ impl Answer {
 
 /// A connection on which a read does not wait for ever.
 pub fn connect(addr: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect_timeout(&addr, PATIENCE).expect("the HTTP port is open");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
-    stream.set_write_timeout(Some(PATIENCE)).expect("a timeout can be set");
-    stream
+    try_connect(addr).expect("the HTTP port is open")
+}
+
+fn try_connect(addr: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&addr, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
 }
 
 /// Sends bytes and reads until the other side closes.
@@ -59,16 +63,20 @@ pub fn exchange(addr: SocketAddr, bytes: &[u8]) -> Vec<u8> {
 
 /// Sends one request, with header lines that each end in `\r\n`.
 pub fn request(addr: SocketAddr, method: &str, path: &str, headers: &str, body: &[u8]) -> Answer {
-    let mut stream = connect(addr);
+    try_request(addr, method, path, headers, body).expect("the node answers in time and closes")
+}
+
+fn try_request(addr: SocketAddr, method: &str, path: &str, headers: &str, body: &[u8]) -> io::Result<Answer> {
+    let mut stream = try_connect(addr)?;
     let length = body.len();
     let head = format!(
         "{method} {path} HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n"
     );
-    stream.write_all(head.as_bytes()).expect("the node takes the head");
-    stream.write_all(body).expect("the node takes the body");
+    stream.write_all(head.as_bytes())?;
+    stream.write_all(body)?;
     let mut text = String::new();
-    stream.read_to_string(&mut text).expect("the node answers in time and closes");
-    Answer::parse(&text).unwrap_or_else(|| panic!("no HTTP: {text}"))
+    stream.read_to_string(&mut text)?;
+    Answer::parse(&text).ok_or_else(|| io::Error::other(format!("no HTTP: {text}")))
 }
 
 impl Node {
@@ -101,7 +109,16 @@ impl Node {
     /// Starts the node and waits until it takes reads and writes.
     pub fn start_serving(&mut self) {
         self.start();
-        wait_until("the node serves", || self.get("/readyz").status == 200);
+        self.wait_until_ready();
+    }
+
+    /// Waits until the node takes reads and writes.
+    pub fn wait_until_ready(&mut self) {
+        let addr = self.http();
+        wait_until("the node serves", || {
+            self.assert_running();
+            try_request(addr, "GET", "/readyz", "", b"").is_ok_and(|answer| answer.status == 200)
+        });
     }
 
     /// One of the node's figures, 0 if it has not been counted yet.

@@ -52,9 +52,7 @@ impl Node {
         self.spawn();
         let until = Instant::now() + PATIENCE;
         while self.ticket().is_none() {
-            if let Some(status) = self.exited() {
-                panic!("node {} ended at once with {status}:\n{}", self.id, self.log());
-            }
+            self.assert_running();
             assert!(Instant::now() < until, "node {} wrote no ticket:\n{}", self.id, self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -114,9 +112,12 @@ impl Node {
         wait_for_exit(&mut child).unwrap_or_else(|| panic!("node {} still runs:\n{}", self.id, self.log()))
     }
 
-    fn exited(&mut self) -> Option<ExitStatus> {
-        let child = self.process.as_mut()?;
-        child.try_wait().expect("the process can be asked")
+    /// The process has not ended by itself.
+    pub fn assert_running(&mut self) {
+        let child = self.process.as_mut().expect("the node runs");
+        if let Some(status) = child.try_wait().expect("the process can be asked") {
+            panic!("node {} ended with {status}:\n{}", self.id, self.log());
+        }
     }
 
     /// The process id.
