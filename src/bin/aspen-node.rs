@@ -36,7 +36,8 @@ fn main() -> ExitCode {
     match run(loaded.config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("the node ends: {error:#}");
+            // Each error's sentence includes that of its cause.
+            tracing::error!("the node ends: {error}");
             ExitCode::FAILURE
         }
     }
@@ -110,5 +111,5 @@ fn say(text: &str) -> ExitCode {
 }
 
 fn complain(error: &anyhow::Error) {
-    writeln!(std::io::stderr().lock(), "aspen-node: {error:#}").ok();
+    writeln!(std::io::stderr().lock(), "aspen-node: {error}").ok();
 }
