@@ -75,7 +75,7 @@ fn malformed_requests_are_refused_with_the_place_and_write_nothing() {
         ("{\"put\":", 400, "bad_json", ["line 1 column 7", "docs/http-api.md"].as_slice()),
         ("", 400, "bad_json", &["line 1"]),
         ("\u{0}\u{1}\u{2}", 400, "bad_json", &["line 1 column 1"]),
-        ("[]", 400, "bad_json", &[]),
+        ("7", 400, "bad_json", &["expected struct WriteForm"]),
         ("{\"putt\":{\"key\":\"k\",\"value\":\"v\"}}", 400, "bad_json", &["unknown field `putt`", "`put`"]),
         ("{\"put\":{\"key\":1,\"value\":\"v\"}}", 400, "bad_json", &["expected a string"]),
         ("{}", 400, "bad_request", &["exactly one of", "none of them"]),

@@ -60,7 +60,7 @@ impl Node {
 
     /// Starts the process without waiting for anything.
     pub fn spawn(&mut self) {
-        assert!(self.process.is_none(), "node {} runs already", self.id);
+        assert!(!self.is_running(), "node {} runs already", self.id);
         // The ticket of an earlier process would send us to ports that are gone.
         std::fs::remove_file(self.dir.join("endpoint")).ok();
         let mut log = File::options().create(true).append(true).open(self.log_path()).expect("the log opens");
