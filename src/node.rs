@@ -6,6 +6,7 @@
 mod banner;
 pub mod data_dir;
 pub mod identity;
+pub mod open_files;
 mod parts;
 mod peers;
 pub mod supervisor;
