@@ -19,6 +19,7 @@ pub struct Node {
     pub id: u64,
     /// Its data directory.
     pub dir: PathBuf,
+    launcher: Vec<String>,
     flags: Vec<String>,
     environment: Vec<(String, String)>,
     process: Option<Child>,
@@ -32,12 +33,18 @@ impl Node {
     pub fn new(id: u64, base: &Path, flags: &[&str]) -> Self {
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
         let dir = base.join(format!("n{id}"));
-        Self { id, dir, flags, environment: Vec::new(), process: None, log_start: 0 }
+        Self { id, dir, launcher: Vec::new(), flags, environment: Vec::new(), process: None, log_start: 0 }
     }
 
     /// Adds flags for the starts to come.
     pub fn with_flags<S: Into<String>>(mut self, flags: impl IntoIterator<Item = S>) -> Self {
         self.flags.extend(flags.into_iter().map(Into::into));
+        self
+    }
+
+    /// Starts the node through a program that becomes it, such as one that sets limits.
+    pub fn with_launcher(mut self, words: &[&str]) -> Self {
+        self.launcher = words.iter().map(|word| (*word).to_owned()).collect();
         self
     }
 
@@ -76,10 +83,13 @@ impl Node {
         ];
         let is_given = |name: &str| self.flags.iter().any(|flag| flag == name);
         let defaults = defaults.into_iter().filter(|(name, _)| !is_given(name));
-        let child = Command::new(env!("CARGO_BIN_EXE_aspen-node"))
+        let mut words = self.launcher.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_aspen-node")]);
+        let child = Command::new(words.next().expect("the node's binary is the last word"))
+            .args(words)
             .args(defaults.flat_map(|(name, value)| [name.to_owned(), value]))
             .args(&self.flags)
             .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a file handle can be copied"))
