@@ -1,1 +1,66 @@
-//! x
+//! The command line `aspen`: the client library for people and for scripts.
+//!
+//! Results go to the standard output, as a table or, with `--json`, as JSON; errors go to the standard
+//! error, and the exit code tells their kinds apart. It keeps no state and reads no files but those
+//! that it is told to.
+
+mod args;
+mod cluster;
+mod error;
+mod kv;
+mod output;
+#[cfg(test)]
+mod tests;
+
+pub use args::{Cli, Command};
+pub use error::Exit;
+pub use output::Terminal;
+
+use self::error::CliError;
+use crate::kv::client::KvClient;
+use crate::kv::token::HttpToken;
+
+/// Runs one command and says how it went.
+pub async fn run(cli: Cli, mut terminal: Terminal<'_>) -> Exit {
+    let json = cli.json;
+    let result = match connect(&cli) {
+        Ok(client) => dispatch(cli, &client, &mut terminal).await,
+        Err(error) => Err(error),
+    };
+    let result = result.and_then(|exit| terminal.flush().map(|()| exit));
+    result.unwrap_or_else(|error| {
+        // A reader that has seen enough is no failure.
+        if error.is_closed_pipe() {
+            return Exit::Done;
+        }
+        terminal.complain(&error, json);
+        error.exit()
+    })
+}
+
+fn connect(cli: &Cli) -> Result<KvClient, CliError> {
+    let mut builder = KvClient::builder().addresses(cli.addr.iter().cloned());
+    if let Some(path) = &cli.token_file {
+        builder = builder.token(HttpToken::read(path)?);
+    }
+    if let Some(timeout) = cli.timeout {
+        builder = builder.timeout(timeout);
+    }
+    Ok(builder.build()?)
+}
+
+async fn dispatch(cli: Cli, client: &KvClient, terminal: &mut Terminal<'_>) -> Result<Exit, CliError> {
+    let json = cli.json;
+    match cli.command {
+        Command::Status => cluster::status(client, terminal, json).await,
+        Command::Get(args) => kv::get(client, terminal, json, args).await,
+        Command::Put(args) => kv::put(client, terminal, json, args).await,
+        Command::Del(args) => kv::del(client, terminal, json, args).await,
+        Command::Range(args) => kv::range(client, terminal, json, args).await,
+        Command::Txn(args) => kv::txn(client, terminal, json, args).await,
+        Command::Compact { revision } => kv::compact(client, terminal, json, revision).await,
+        Command::Member(command) => cluster::member(client, terminal, json, command).await,
+        Command::Init => cluster::init(client, terminal, json).await,
+        Command::Ticket => cluster::ticket(client, terminal, json).await,
+    }
+}

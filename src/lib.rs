@@ -16,8 +16,9 @@
 //! # The layer rule
 //!
 //! `bin -> node -> {api, cluster, transport} -> kv -> raft -> storage -> {kv::types, raft::types, limits}`.
-//! A layer uses only what stands to its right. `raft` never imports iroh, `storage` imports only
-//! openraft's storage traits, `api` never touches Raft. `tests/it/layers.rs` enforces the rule.
+//! Beside them, `bin -> cli -> kv`. A layer uses only what stands to its right. `raft` never imports
+//! iroh, `storage` imports only openraft's storage traits, `api` never touches Raft.
+//! `tests/it/layers.rs` enforces the rule.
 //!
 //! Everything that opens a socket sits behind the default feature `net`.
 

@@ -163,6 +163,10 @@ pub const REQUEST_RETRY_INTERVAL_MS: u64 = 20;
 /// Time for an operation on the membership, a learner's catching up included.
 pub const MEMBERSHIP_TIMEOUT_MS: u64 = 30_000;
 
+/// Time for a new member to get near the end of the log. Below that of the whole operation, so that the
+/// operation ends with this reason.
+pub const CATCH_UP_TIMEOUT_MS: u64 = 20_000;
+
 /// HTTP request body. Base64 in JSON is a third longer than the bytes, escapes are longer still.
 pub const HTTP_BODY_MAX_BYTES: usize = 4 * 1024 * 1024;
 
@@ -211,6 +215,16 @@ pub const CLIENT_ATTEMPT_TIMEOUT_MS: u64 = 7_000;
 
 /// Time for a client's read or write in all, retries included.
 pub const CLIENT_TIMEOUT_MS: u64 = 20_000;
+
+/// Time for one attempt of an operation that waits for other nodes, such as a learner's catching up.
+pub const CLIENT_SLOW_ATTEMPT_TIMEOUT_MS: u64 = HTTP_REQUEST_TIMEOUT_MS + 1_000;
+
+/// Time for such an operation in all.
+pub const CLIENT_SLOW_TIMEOUT_MS: u64 = 45_000;
+
+/// Times that a new write of a forgotten session is sent again with a newer `since`. Sessions are
+/// forgotten in the meantime only while thousands of clients write at once.
+pub const CLIENT_SINCE_MAX_RETRIES: usize = 5;
 
 /// Pause of a client after its first round over all addresses; it doubles up to the longest.
 pub const CLIENT_BACKOFF_MIN_MS: u64 = 20;
@@ -287,7 +301,8 @@ const _: () = assert!(LOG_BATCH_MAX_BYTES < LOG_QUEUE_MAX_BYTES);
 const _: () = assert!(APPEND_BATCH_MAX_BYTES < LOG_TAIL_MAX_BYTES);
 const _: () = assert!(SNAPSHOT_EVERY_ENTRIES < REPLICATION_LAG_MAX_ENTRIES);
 const _: () = assert!(LOG_KEPT_BEHIND_SNAPSHOT_ENTRIES < SNAPSHOT_EVERY_ENTRIES);
-const _: () = assert!(REQUEST_TIMEOUT_MS < MEMBERSHIP_TIMEOUT_MS);
+const _: () = assert!(REQUEST_TIMEOUT_MS < CATCH_UP_TIMEOUT_MS);
+const _: () = assert!(REQUEST_TIMEOUT_MS + CATCH_UP_TIMEOUT_MS < MEMBERSHIP_TIMEOUT_MS);
 const _: () = assert!(MEMBERSHIP_TIMEOUT_MS < HTTP_REQUEST_TIMEOUT_MS);
 const _: () = assert!(KEY_MAX_BYTES + VALUE_MAX_BYTES + KV_OVERHEAD_BYTES <= TXN_READ_MAX_BYTES);
 const _: () = assert!(KEY_MAX_BYTES + VALUE_MAX_BYTES <= DELETE_PREFIX_MAX_BYTES);
@@ -309,6 +324,7 @@ const _: () = assert!(HTTP_COMPACT_TIMEOUT_MS + REQUEST_TIMEOUT_MS < HTTP_REQUES
 const _: () = assert!(HTTP_BODY_MAX_BYTES * 16 <= HTTP_BODIES_MAX_BYTES);
 const _: () = assert!(REQUEST_TIMEOUT_MS < CLIENT_ATTEMPT_TIMEOUT_MS);
 const _: () = assert!(CLIENT_ATTEMPT_TIMEOUT_MS * 2 < CLIENT_TIMEOUT_MS);
+const _: () = assert!(CLIENT_SLOW_ATTEMPT_TIMEOUT_MS < CLIENT_SLOW_TIMEOUT_MS);
 const _: () = assert!(CLIENT_IDLE_TIMEOUT_MS < HTTP_HEADER_TIMEOUT_MS);
 const _: () = assert!((CLIENT_LANES_MAX_COUNT as u64) * 8 < SESSIONS_MAX_COUNT);
 const _: () = assert!(RANGE_MAX_BYTES * 4 < CLIENT_REPLY_MAX_BYTES);

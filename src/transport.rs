@@ -133,6 +133,8 @@ struct Inner {
     relay_url: Option<String>,
     bind_addr: SocketAddr,
     http_addr: Option<SocketAddr>,
+    /// Tells this process from an earlier one of the same node.
+    boot: u64,
 }
 
 impl Transport {
@@ -180,6 +182,7 @@ impl Transport {
             relay_url,
             bind_addr: settings.bind_addr,
             http_addr: settings.http_addr,
+            boot: rand::random(),
         })))
     }
 

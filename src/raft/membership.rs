@@ -49,7 +49,10 @@ pub async fn add_learner(raft: &RaftHandle, peer: Peer) -> Result<MembershipChan
         }
         return Ok(current(&metrics));
     }
-    within_bound(raft.add_learner(peer.node_id, peer.info, true)).await
+    let node_id = peer.node_id;
+    let changed = within_bound(raft.add_learner(node_id, peer.info, false)).await?;
+    await_caught_up(raft, node_id, limits::CATCH_UP_TIMEOUT_MS).await?;
+    Ok(changed)
 }
 
 /// Changes voters and members.
@@ -72,7 +75,7 @@ pub async fn change(raft: &RaftHandle, change: MembershipChange) -> Result<Membe
         }
     }
     for node_id in voters.difference(&current_voters) {
-        check_caught_up(&metrics, *node_id)?;
+        await_caught_up(raft, *node_id, limits::REQUEST_TIMEOUT_MS).await?;
     }
 
     let mut changed = current(&metrics);
@@ -96,24 +99,33 @@ fn current(metrics: &Metrics) -> MembershipChanged {
     }
 }
 
-fn check_caught_up(metrics: &Metrics, node_id: NodeId) -> Result<(), ClusterError> {
+/// Waits until a node's log is known to be close behind the leader's.
+async fn await_caught_up(raft: &RaftHandle, node_id: NodeId, bound_ms: u64) -> Result<(), ClusterError> {
+    let wait = raft.wait(Some(Duration::from_millis(bound_ms)));
+    let caught_up = wait.metrics(|metrics| is_caught_up(metrics, node_id), "the node catches up").await;
+    let Err(error) = caught_up else { return Ok(()) };
+    tracing::debug!("waiting for node {node_id} ended: {error}");
+    let metrics = observe::metrics(raft);
     let last = metrics.last_log_index.unwrap_or(0);
-    let matched = metrics
-        .replication
-        .as_ref()
-        .and_then(|replication| replication.get(&node_id))
-        .and_then(|log_id| log_id.as_ref().map(|log_id| log_id.index()));
-    match matched {
-        Some(matched) if matched + limits::LOG_KEPT_BEHIND_SNAPSHOT_ENTRIES >= last => Ok(()),
-        Some(matched) => Err(ClusterError::Unreachable {
-            node_id,
-            reason: format!("its log ends at index {matched}, too far behind the leader's {last} to vote"),
-        }),
-        None => Err(ClusterError::Unreachable {
-            node_id,
-            reason: "it has not answered the leader yet, so it must not vote".to_owned(),
-        }),
-    }
+    let reason = match matched_index(&metrics, node_id) {
+        Some(matched) => {
+            format!("its log ends at index {matched}, too far behind the leader's {last} to vote")
+        }
+        None => format!("it has not answered the leader within {bound_ms} ms, so it must not vote"),
+    };
+    Err(ClusterError::Unreachable { node_id, reason })
+}
+
+fn is_caught_up(metrics: &Metrics, node_id: NodeId) -> bool {
+    let last = metrics.last_log_index.unwrap_or(0);
+    matched_index(metrics, node_id)
+        .is_some_and(|matched| matched + limits::LOG_KEPT_BEHIND_SNAPSHOT_ENTRIES >= last)
+}
+
+/// The last log index that a node is known to have on disk. Only a leader knows.
+pub fn matched_index(metrics: &Metrics, node_id: NodeId) -> Option<u64> {
+    let matched = metrics.replication.as_ref()?.get(&node_id)?;
+    matched.as_ref().map(|log_id| log_id.index())
 }
 
 async fn within_bound(written: impl Future<Output = Written>) -> Result<MembershipChanged, ClusterError> {

@@ -12,7 +12,7 @@ impl Transport {
     /// What this node says first on a connection to `target`.
     pub(super) fn hello(&self, target: NodeId) -> Hello {
         let Peer { node_id, info } = self.own_peer();
-        Hello { node_id, target, cluster_id: self.0.metadata.cluster_id(), info }
+        Hello { node_id, target, cluster_id: self.0.metadata.cluster_id(), info, boot: self.0.boot }
     }
 
     /// Decides on a hello that came in.
@@ -29,6 +29,12 @@ impl Transport {
         self.agree_on_cluster(hello.cluster_id)?;
         if hello.info.public_key == key {
             self.0.book.heard_from(known, hello.info);
+        }
+        // iroh sends to a peer's one selected path until the last connection to it is closed. Those of a
+        // process that is gone would keep its old address selected, and swallow requests besides.
+        if self.0.links.is_new_boot(key, hello.boot) && !self.0.links.connections_of(key).is_empty() {
+            self.0.links.close_all_of(key);
+            return Err(Refusal::Restarted);
         }
         Ok(Welcome { node_id: own, cluster_id: self.0.metadata.cluster_id(), info: self.own_peer().info })
     }

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use iroh::endpoint::{Connection, VarInt, WeakConnectionHandle};
 use irpc_iroh::IrohRemoteConnection;
@@ -14,9 +15,12 @@ use tokio::sync::Mutex as AsyncMutex;
 
 use super::Transport;
 use super::admission::REFUSED;
-use super::protocol::{ALPN_RAFT, ALPN_SNAPSHOT, HelloProtocol};
-use super::ticket::{endpoint_id, public_key};
+use super::protocol::{ALPN_RAFT, ALPN_SNAPSHOT, HelloProtocol, Refusal};
+use super::ticket::{endpoint_addr, public_key};
 use crate::kv::types::{NodeId, PublicKey};
+
+/// Pause before a node that was told to dial again does so.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a connection is for. Each purpose has its own, so that none waits behind another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,6 +55,8 @@ pub(super) enum LinkError {
     ConnectTimeout(u128),
     #[error("it refused the connection: {0}")]
     Refused(String),
+    #[error("it closed the connections of this node's former process first")]
+    Restarted,
 }
 
 type Slot = Arc<AsyncMutex<Option<Connection>>>;
@@ -62,6 +68,8 @@ pub(super) struct Links {
     /// Why the last dial to a node failed; nothing once one has succeeded.
     failures: Mutex<HashMap<NodeId, LinkError>>,
     open: Mutex<HashMap<PublicKey, Vec<WeakConnectionHandle>>>,
+    /// The process that a node last said hello from.
+    boots: Mutex<HashMap<PublicKey, u64>>,
 }
 
 impl Links {
@@ -104,9 +112,14 @@ impl Links {
             .collect()
     }
 
+    /// Notes the process that a node says hello from; true if it was another one before.
+    pub(super) fn is_new_boot(&self, key: PublicKey, boot: u64) -> bool {
+        lock(&self.boots).insert(key, boot).is_some_and(|before| before != boot)
+    }
+
     pub(super) fn close_all_of(&self, key: PublicKey) {
         for connection in self.connections_of(key) {
-            connection.close(VarInt::from_u32(REFUSED), b"removed from the cluster");
+            connection.close(VarInt::from_u32(REFUSED), b"not wanted any more");
         }
         lock(&self.open).remove(&key);
     }
@@ -126,23 +139,48 @@ impl Transport {
         // In a task of its own: what a caller with little patience began serves the next one.
         let transport = self.clone();
         let dialed = tokio::spawn(async move {
-            let limit = transport.0.timeouts.connect;
-            let dialed = tokio::time::timeout(limit, transport.dial(target, lane)).await;
-            let dialed = dialed.unwrap_or_else(|_| Err(LinkError::ConnectTimeout(limit.as_millis())));
+            let dialed = transport.dial_within_bound(target, lane).await;
             let result = if dialed.is_ok() { "ok" } else { "failed" };
             metrics::counter!("aspen_transport_dials_total", "result" => result).increment(1);
-            transport.0.links.note_outcome(target, dialed.as_ref().err());
+            if !transport.0.endpoint.is_closed() {
+                transport.0.links.note_outcome(target, dialed.as_ref().err());
+            }
             *slot = dialed.as_ref().ok().cloned();
             dialed
         });
         dialed.await.unwrap_or_else(|error| Err(LinkError::Connect(error.to_string())))
     }
 
+    async fn dial_within_bound(&self, target: NodeId, lane: Lane) -> Result<Connection, LinkError> {
+        let limit = self.0.timeouts.connect;
+        let before = self.0.book.lookup(target).map(|peer| self.0.links.connections_of(peer.info.public_key));
+        let dialed = async {
+            match self.dial(target, lane).await {
+                Err(LinkError::Restarted) => {
+                    // Both sides have to see the old connections closed first.
+                    tokio::time::sleep(RECONNECT_PAUSE).await;
+                    self.dial(target, lane).await
+                }
+                dialed => dialed,
+            }
+        };
+        let dialed = tokio::time::timeout(limit, dialed).await;
+        let dialed = dialed.unwrap_or_else(|_| Err(LinkError::ConnectTimeout(limit.as_millis())));
+        if matches!(dialed, Err(LinkError::ConnectTimeout(_) | LinkError::Connect(_))) {
+            // A node that does not answer where its connections lead may answer elsewhere, but iroh
+            // tries other addresses only when none of them is left.
+            for connection in before.into_iter().flatten() {
+                connection.close(VarInt::from_u32(REFUSED), b"no answer to a new connection");
+            }
+        }
+        dialed
+    }
+
     async fn dial(&self, target: NodeId, lane: Lane) -> Result<Connection, LinkError> {
         let peer = self.0.book.lookup(target).ok_or(LinkError::Unknown)?;
-        let id = endpoint_id(&peer.info.public_key).ok_or(LinkError::Unknown)?;
-        // By id alone: the addresses come from the book, through iroh's lookup, and may change later.
-        let connected = self.0.endpoint.connect(id, lane.alpn()).await;
+        // With all addresses: iroh asks its lookup only about nodes that it does not know at all.
+        let addr = endpoint_addr(&peer.info).ok_or(LinkError::Unknown)?;
+        let connected = self.0.endpoint.connect(addr, lane.alpn()).await;
         let connection = connected.map_err(|error| LinkError::Connect(format!("{error:#}")))?;
 
         let client = irpc::Client::<HelloProtocol>::boxed(IrohRemoteConnection::new(connection.clone()));
@@ -156,6 +194,10 @@ impl Transport {
             }
         };
         let checked = answer.and_then(|welcome| self.receive_welcome(&connection, target, welcome));
+        if checked == Err(Refusal::Restarted) {
+            connection.close(VarInt::from_u32(REFUSED), b"reconnecting");
+            return Err(LinkError::Restarted);
+        }
         if let Err(refusal) = checked {
             tracing::warn!(peer = %target, "node {target} and this node do not talk: {refusal}");
             connection.close(VarInt::from_u32(REFUSED), b"hello refused");

@@ -41,6 +41,8 @@ pub(super) struct Hello {
     pub cluster_id: Option<ClusterId>,
     /// The caller's key and addresses of the moment.
     pub info: NodeInfo,
+    /// Drawn when the caller's process started.
+    pub boot: u64,
 }
 
 /// The answer of a node that lets the caller in.
@@ -67,6 +69,8 @@ pub(super) enum Refusal {
     Unknown,
     #[error("this node could not note the cluster's id: {0}")]
     NotNoted(String),
+    #[error("connections of the caller's former process were in the way; they are closed now")]
+    Restarted,
 }
 
 /// Raft's messages, and what followers forward.

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::Transport;
 use super::admission::REFUSED;
 use super::protocol::{
-    ALPN_SNAPSHOT, AppendStream, HelloMessage, HelloProtocol, RaftRpcMessage, RaftRpcProtocol,
+    ALPN_SNAPSHOT, AppendStream, HelloMessage, HelloProtocol, RaftRpcMessage, RaftRpcProtocol, Refusal,
     SnapshotRpcMessage, SnapshotRpcProtocol,
 };
 use crate::kv::forward::ForwardHandler;
@@ -126,7 +126,7 @@ impl Transport {
                 tokio::time::timeout(limit, connection.closed()).await.ok();
             }
             Ok(Err(error)) => {
-                tracing::debug!(peer = %connection.remote_id().fmt_short(), "no hello: {error}")
+                tracing::debug!(peer = %connection.remote_id().fmt_short(), "no hello: {error}");
             }
             Err(_) => tracing::debug!(peer = %connection.remote_id().fmt_short(), "no hello in time"),
         }
@@ -139,7 +139,9 @@ impl Transport {
         let HelloMessage::Hello(WithChannels { inner, tx, .. }) =
             read_request::<HelloProtocol>(send, recv).await?;
         let (claimed, answer) = (inner.node_id, self.receive_hello(connection, inner));
-        if let Err(refusal) = &answer {
+        if let Err(refusal) = &answer
+            && *refusal != Refusal::Restarted
+        {
             metrics::counter!("aspen_transport_hellos_refused_total").increment(1);
             tracing::warn!(peer = %claimed, "a hello from node {claimed} was refused: {refusal}");
         }

@@ -9,7 +9,8 @@ use aspen::kv::client::KvClient;
 use aspen::kv::types::{Key, KeyRange, Value};
 use bytes::Bytes;
 
-use crate::support::{Cluster, eventually};
+use crate::support::cluster::Cluster;
+use crate::support::eventually;
 
 const WRITERS: usize = 8;
 
@@ -100,6 +101,7 @@ async fn check(ledger: &Ledger, client: &KvClient, where_: &str) {
     let range = KeyRange::Prefix(Bytes::from_static(b"load/"));
     let found = client.range(range).await.unwrap_or_else(|error| panic!("{where_}: {error}"));
     let found: BTreeMap<String, u64> = found
+        .range
         .kvs
         .iter()
         .map(|kv| {
@@ -175,7 +177,7 @@ async fn a_single_node_that_is_killed_has_every_acknowledged_write_after_its_res
         let ledger = load.stop().await;
         cluster.nodes[0].start();
         check(&ledger, &cluster.client(), "after the restart").await;
-        let cleared = cluster.client().delete(KeyRange::Prefix(Bytes::from_static(b"load/"))).await;
+        let cleared = cluster.client().delete_prefix("load/").await;
         cleared.expect("the keys can be deleted");
     }
 }

@@ -1,5 +1,6 @@
 //! What tests over real processes have in common.
 
+pub mod cluster;
 pub mod http;
 pub mod node;
 
@@ -14,5 +15,14 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     while !condition() {
         assert!(Instant::now() < until, "not within {PATIENCE:?}: {what}");
         std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Waits until the condition holds.
+pub async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !condition().await {
+        assert!(Instant::now() < until, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -6,6 +6,7 @@ use super::KvService;
 use openraft::Instant;
 
 use crate::kv::types::{ClusterStatus, Member, NodeId, NodeInfo, NodeState, Role};
+use crate::raft::membership;
 use crate::raft::observe::{self, Metrics, Route};
 use crate::storage::metadata::Metadata;
 
@@ -90,11 +91,7 @@ fn member(metrics: &Metrics, voters: &[NodeId], node_id: NodeId, info: &NodeInfo
     } else {
         Role::Learner
     };
-    let matched_index = metrics
-        .replication
-        .as_ref()
-        .and_then(|replication| replication.get(&node_id))
-        .and_then(|log_id| log_id.as_ref().map(|log_id| log_id.index()));
+    let matched_index = membership::matched_index(metrics, node_id);
     let last_heard_ms = metrics
         .heartbeat
         .as_ref()

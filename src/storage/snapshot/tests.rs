@@ -98,7 +98,8 @@ fn row_larger_than_a_chunk_has_one_of_its_own() {
 async fn pieces_are_the_whole_and_no_piece_is_empty() {
     let dir = tempfile::tempdir().unwrap();
     let inbox = SnapshotInbox::files(Arc::new(SnapshotDir::open(dir.path().join("s")).unwrap()));
-    let sent: Bytes = (0..limits::WIRE_SNAPSHOT_PIECE_BYTES * 2 + 17).map(|at| (at % 251) as u8).collect();
+    let sent: Bytes =
+        (0..limits::WIRE_SNAPSHOT_PIECE_BYTES * 2 + 17).map(|at| u8::try_from(at % 251).unwrap()).collect();
     for inbox in [inbox, SnapshotInbox::memory()] {
         let mut incoming = inbox.begin().unwrap();
         for piece in sent.chunks(100_000) {

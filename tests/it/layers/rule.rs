@@ -9,6 +9,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("raft", &["storage", "kv::types", "raft::types", "limits"]),
     ("kv", &["raft", "storage", "kv::types", "raft::types", "limits"]),
     ("api", &["kv", "kv::types", "limits"]),
+    ("cli", &["kv", "kv::types", "limits"]),
     ("transport", &["kv", "raft", "storage", "kv::types", "raft::types", "limits"]),
     ("cluster", &["kv", "raft", "storage", "kv::types", "raft::types", "limits"]),
     ("telemetry", &["limits"]),

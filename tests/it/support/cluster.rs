@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use aspen::kv::client::KvClient;
+use aspen::kv::client::{Address, KvClient};
 use aspen::kv::types::{ClusterStatus, NodeId, NodeState, Role};
 
 use super::node::Node;
@@ -17,14 +17,17 @@ impl Node {
 
     /// The cluster as this node sees it.
     pub async fn status(&self) -> ClusterStatus {
-        self.client().status().await.unwrap_or_else(|error| panic!("node {}: {error}\n{}", self.id, self.log()))
+        self.client()
+            .status()
+            .await
+            .unwrap_or_else(|error| panic!("node {}: {error}\n{}", self.id, self.log()))
     }
 }
 
 /// A client of several nodes.
 pub fn client_of(nodes: impl IntoIterator<Item = SocketAddr>) -> KvClient {
     KvClient::builder()
-        .addresses(nodes.into_iter().map(|node| node.to_string()))
+        .addresses(nodes.into_iter().map(Address::from))
         .build()
         .expect("the addresses are valid")
 }
@@ -43,17 +46,18 @@ impl Cluster {
         let mut nodes = vec![Node::new(1, dir.path(), flags).with_flags(["--bootstrap", "auto"])];
         nodes[0].start();
         for id in 2..=count {
-            let mut node = Node::new(id, dir.path(), flags).with_flags(["--peer".to_owned(), nodes[0].endpoint()]);
+            let mut node =
+                Node::new(id, dir.path(), flags).with_flags(["--peer".to_owned(), nodes[0].endpoint()]);
             node.start();
             nodes.push(node);
         }
         let first = nodes[0].client();
         eventually("node 1 leads", async || nodes[0].status().await.role == Role::Leader).await;
         for node in &nodes[1..] {
-            first.add_learner(&node.endpoint()).await.expect("a learner can be added");
+            first.add_learner(node.endpoint()).await.expect("a learner can be added");
         }
         if count > 1 {
-            first.change_membership(Some((1..=count).map(NodeId).collect()), []).await.expect("learners can be promoted");
+            first.set_voters((1..=count).map(NodeId).collect()).await.expect("learners can be promoted");
         }
         Self { nodes, _dir: dir }
     }

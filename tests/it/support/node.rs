@@ -23,6 +23,9 @@ pub struct Node {
     flags: Vec<String>,
     environment: Vec<(String, String)>,
     process: Option<Child>,
+    /// Kept across restarts, so that clients find the node again. Other nodes have to follow its iroh
+    /// port, which is another one each time.
+    http_addr: SocketAddr,
     /// Where the log of the last process begins.
     log_start: usize,
 }
@@ -33,7 +36,16 @@ impl Node {
     pub fn new(id: u64, base: &Path, flags: &[&str]) -> Self {
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
         let dir = base.join(format!("n{id}"));
-        Self { id, dir, launcher: Vec::new(), flags, environment: Vec::new(), process: None, log_start: 0 }
+        Self {
+            id,
+            dir,
+            launcher: Vec::new(),
+            flags,
+            environment: Vec::new(),
+            process: None,
+            http_addr: SocketAddr::from(([127, 0, 0, 1], 0)),
+            log_start: 0,
+        }
     }
 
     /// Adds flags for the starts to come.
@@ -63,6 +75,7 @@ impl Node {
             assert!(Instant::now() < until, "node {} wrote no ticket:\n{}", self.id, self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
+        self.http_addr = self.http();
     }
 
     /// Starts the process without waiting for anything.
@@ -77,7 +90,7 @@ impl Node {
         let defaults = [
             ("--node-id", self.id.to_string()),
             ("--data-dir", dir.to_owned()),
-            ("--http-addr", "127.0.0.1:0".to_owned()),
+            ("--http-addr", self.http_addr.to_string()),
             ("--iroh-addr", "127.0.0.1:0".to_owned()),
             ("--log-format", "text".to_owned()),
         ];

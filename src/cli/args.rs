@@ -1,0 +1,200 @@
+//! What can be said on the command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::kv::client::Address;
+use crate::kv::types::NodeId;
+
+/// Talk to an Aspen cluster.
+#[derive(Debug, Parser)]
+#[command(name = "aspen", version, after_help = AFTER_HELP)]
+pub struct Cli {
+    /// Where members listen; the others are asked when one fails
+    #[arg(
+        long,
+        global = true,
+        env = "ASPEN_ADDR",
+        value_name = "http://HOST:PORT",
+        value_delimiter = ',',
+        default_value = "http://127.0.0.1:4600"
+    )]
+    pub addr: Vec<Address>,
+
+    /// File that holds the bearer token
+    #[arg(long, global = true, env = "ASPEN_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+
+    /// Print JSON, for programs; errors too
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// Give up after so many seconds, retries included [default: 20; for changes of members 45]
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub timeout: Option<Duration>,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  done
+  1  no such key, or the transaction's comparison failed
+  2  the command line or its input is wrong
+  3  the cluster cannot be reached, has no quorum, or is not formed yet
+  4  the cluster refused the request
+  5  the outcome is unknown: the change may or may not have taken effect
+
+Examples:
+  aspen put greeting hello
+  aspen get greeting
+  aspen range --prefix config/ --json
+  aspen --addr http://10.0.0.1:4600,http://10.0.0.2:4600 member list";
+
+/// A command.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show the cluster as one node sees it; exits with 3 if that node cannot serve
+    Status,
+    /// Print the value of a key, and nothing else
+    Get(GetArgs),
+    /// Set a key
+    #[command(after_help = "Examples:\n  aspen put greeting hello\n  aspen put cert - < cert.pem")]
+    Put(PutArgs),
+    /// Delete a key, or all keys with a prefix
+    Del(DelArgs),
+    /// List keys in order, as of one revision
+    #[command(
+        after_help = "Examples:\n  aspen range --prefix config/\n  aspen range --from a --to c --limit 10 --keys-only"
+    )]
+    Range(RangeArgs),
+    /// Compare keys, then run one of two lists of operations, all or nothing
+    #[command(after_help = TXN_HELP)]
+    Txn(TxnArgs),
+    /// List, add, promote and remove members
+    #[command(subcommand)]
+    Member(MemberCommand),
+    /// Make a new cluster of the node at --addr
+    Init,
+    /// Print the ticket of the node at --addr, which others need to reach it
+    Ticket,
+    /// Forget history: revisions before this one can no longer be read
+    Compact {
+        /// The oldest revision to keep
+        #[arg(value_name = "REVISION")]
+        revision: u64,
+    },
+}
+
+const TXN_HELP: &str = r#"The transaction is the "txn" of POST /write, as docs/http-api.md describes it.
+
+Example, which takes a lock unless somebody holds it:
+  echo '{
+    "compare": [{"key": "lock", "target": "version", "op": "equal", "number": 0}],
+    "success": [{"put": {"key": "lock", "value": "me"}}],
+    "failure": [{"get": {"key": "lock"}}]
+  }' | aspen txn"#;
+
+/// What to get.
+#[derive(Debug, Args)]
+pub struct GetArgs {
+    /// The key
+    pub key: OsString,
+    /// Read as of this revision
+    #[arg(long, value_name = "REVISION")]
+    pub rev: Option<u64>,
+}
+
+/// What to put.
+#[derive(Debug, Args)]
+pub struct PutArgs {
+    /// The key
+    pub key: OsString,
+    /// The value, or - to read it from the standard input
+    #[arg(allow_hyphen_values = true)]
+    pub value: OsString,
+}
+
+/// What to delete.
+#[derive(Debug, Args)]
+pub struct DelArgs {
+    /// The key, or the prefix
+    pub key: OsString,
+    /// Delete all keys that start so
+    #[arg(long)]
+    pub prefix: bool,
+}
+
+/// What to list.
+#[derive(Debug, Args)]
+pub struct RangeArgs {
+    /// Only keys that start so
+    #[arg(long, value_name = "PREFIX", conflicts_with_all = ["from", "to"])]
+    pub prefix: Option<OsString>,
+    /// From this key on
+    #[arg(long, value_name = "KEY")]
+    pub from: Option<OsString>,
+    /// Up to this key, which is left out
+    #[arg(long, value_name = "KEY")]
+    pub to: Option<OsString>,
+    /// At most so many keys
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+    /// Leave the values out
+    #[arg(long)]
+    pub keys_only: bool,
+    /// Read as of this revision
+    #[arg(long, value_name = "REVISION")]
+    pub rev: Option<u64>,
+}
+
+/// Where the transaction is.
+#[derive(Debug, Args)]
+pub struct TxnArgs {
+    /// File that holds it as JSON, or - for the standard input
+    #[arg(default_value = "-")]
+    pub file: PathBuf,
+    /// Its keys and values are base64
+    #[arg(long)]
+    pub base64: bool,
+}
+
+/// What to do about members.
+#[derive(Debug, Subcommand)]
+pub enum MemberCommand {
+    /// List the members with their roles and addresses
+    List,
+    /// Add a node without a vote, and wait until it has caught up
+    AddLearner {
+        /// The new node's ticket: `aspen ticket` there, or the file 'endpoint' in its data directory
+        ticket: String,
+    },
+    /// Give learners a vote
+    Promote {
+        /// Their ids
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<NodeId>,
+    },
+    /// Remove members from the cluster for good
+    Remove {
+        /// Their ids
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<NodeId>,
+    },
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 =
+        text.parse().map_err(|_| "it must be a number of seconds, such as 5 or 0.5".to_owned())?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(timeout) if timeout >= Duration::from_millis(1) && timeout <= Duration::from_secs(86_400) => {
+            Ok(timeout)
+        }
+        _ => Err("it must be more than 0 seconds and at most a day".to_owned()),
+    }
+}

@@ -1,0 +1,116 @@
+//! How a command ends, and which exit code that is. Scripts rely on the codes: they must stay stable.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use crate::kv::client::{BuildError, ClientError};
+use crate::kv::json::{ErrorBody, FormError};
+use crate::kv::token::HttpTokenError;
+use crate::kv::types::KvError;
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It did what it was asked to.
+    Done,
+    /// There is no such key, or a comparison failed.
+    NotFound,
+    /// The command line or its input is wrong.
+    Usage,
+    /// The cluster cannot serve.
+    Unavailable,
+    /// The cluster refused the request.
+    Refused,
+    /// A change may or may not have taken effect.
+    OutcomeUnknown,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Done => 0,
+            Exit::NotFound => 1,
+            Exit::Usage => 2,
+            Exit::Unavailable => 3,
+            Exit::Refused => 4,
+            Exit::OutcomeUnknown => 5,
+        })
+    }
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CliError {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error(transparent)]
+    Token(#[from] HttpTokenError),
+    /// A key or value out of bounds.
+    #[error(transparent)]
+    Limit(#[from] KvError),
+    #[error(transparent)]
+    Form(#[from] FormError),
+    #[error("there is no key {key}{}", at(*.revision))]
+    NoSuchKey { key: String, revision: Option<u64> },
+    #[error("{} cannot be read: {source}", input(.path))]
+    Input { path: PathBuf, source: io::Error },
+    #[error("{} has more than the {max_bytes} bytes that can be sent", input(.path))]
+    InputTooLarge { path: PathBuf, max_bytes: usize },
+    #[error("the transaction is not understood: {0}")]
+    Txn(serde_json::Error),
+    #[error("history before revision {revision} is not all gone yet: it took too long")]
+    CompactionUnfinished { revision: u64 },
+    #[error("the output cannot be written: {0}")]
+    Output(#[from] io::Error),
+}
+
+impl CliError {
+    pub(super) fn exit(&self) -> Exit {
+        match self {
+            Self::Client(error) if error.is_outcome_unknown() => Exit::OutcomeUnknown,
+            Self::Client(error) if error.is_unavailable() => Exit::Unavailable,
+            Self::Client(ClientError::Form(_)) => Exit::Usage,
+            Self::Client(_) => Exit::Refused,
+            Self::NoSuchKey { .. } => Exit::NotFound,
+            Self::CompactionUnfinished { .. } => Exit::Unavailable,
+            _ => Exit::Usage,
+        }
+    }
+
+    /// Whether whoever read the output has gone.
+    pub(super) fn is_closed_pipe(&self) -> bool {
+        matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    /// The error in the form of the HTTP API's.
+    pub(super) fn body(&self) -> ErrorBody {
+        let (code, action) = match self {
+            Self::Client(ClientError::Refused { error, outcome_unknown: false, .. }) => {
+                return ErrorBody::clone(error);
+            }
+            Self::Client(error) => (error.code(), error.action()),
+            Self::Limit(error) => (error.code(), error.action()),
+            Self::Form(error) => (error.code(), error.action()),
+            Self::Build(_) => ("no_address", "name a member with --addr"),
+            Self::Token(_) => ("bad_token", "name the file that holds the node's token with --token-file"),
+            Self::NoSuchKey { .. } => ("no_such_key", "list the keys that there are with `aspen range`"),
+            Self::Input { .. } => ("bad_input", "name a file that can be read, or - for the standard input"),
+            Self::InputTooLarge { .. } => ("input_too_large", "split it over several keys or writes"),
+            Self::Txn(_) => ("bad_json", "see `aspen txn --help` for an example"),
+            Self::CompactionUnfinished { .. } => ("unfinished", "run it again"),
+            Self::Output(_) => ("bad_output", "check where the output goes to"),
+        };
+        ErrorBody::new(code, self.to_string(), action)
+    }
+}
+
+fn input(path: &Path) -> String {
+    if path == Path::new("-") { "the standard input".to_owned() } else { path.display().to_string() }
+}
+
+fn at(revision: Option<u64>) -> String {
+    revision.map(|revision| format!(" at revision {revision}")).unwrap_or_default()
+}

@@ -1,0 +1,106 @@
+//! The cluster over HTTP: status, membership, peers.
+//!
+//! Operations that form or change a cluster are sent again only while it is certain that no node has
+//! begun them.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::{Method, StatusCode};
+use serde::de::DeserializeOwned;
+
+use super::request::{Call, Deadline, Repeat};
+use super::{ClientError, KvClient, to_json};
+use crate::kv::json::{AddLearnerForm, AddPeersForm, ChangeMembershipForm, HealthForm, PeersForm};
+use crate::kv::types::{ClusterStatus, MembershipChange, MembershipChanged, NodeId};
+use crate::limits;
+
+impl KvClient {
+    /// The cluster as the answering node sees it.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; so for all calls.
+    pub async fn status(&self) -> Result<ClusterStatus, ClientError> {
+        self.look("/cluster", None).await
+    }
+
+    /// Whether the answering node serves. A node that does not is no error.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn health(&self) -> Result<HealthForm, ClientError> {
+        self.look("/health", Some(StatusCode::SERVICE_UNAVAILABLE)).await
+    }
+
+    /// The answering node's ticket, and the nodes that it knows of.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn peers(&self) -> Result<PeersForm, ClientError> {
+        self.look("/peers", None).await
+    }
+
+    /// Makes the answering node know of others.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn add_peers(&self, tickets: Vec<String>) -> Result<PeersForm, ClientError> {
+        let body = to_json(&AddPeersForm { peers: tickets });
+        let deadline = Deadline::after(self.inner.timeout);
+        self.inner.http.call(&Call::new(Method::POST, "/peers", body, Repeat::Freely, deadline)).await
+    }
+
+    /// Makes a new cluster of the answering node.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn init(&self) -> Result<ClusterStatus, ClientError> {
+        self.change("/init", Bytes::new()).await
+    }
+
+    /// Adds a node without a vote and waits until it has caught up.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn add_learner(&self, ticket: impl Into<String>) -> Result<MembershipChanged, ClientError> {
+        self.change("/add-learner", to_json(&AddLearnerForm { ticket: ticket.into() })).await
+    }
+
+    /// Sets the voters, removes members, or both.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn change_membership(
+        &self,
+        change: MembershipChange,
+    ) -> Result<MembershipChanged, ClientError> {
+        let MembershipChange { voters, remove } = change;
+        self.change("/change-membership", to_json(&ChangeMembershipForm { voters, remove })).await
+    }
+
+    /// Makes these nodes the voters; voters that are not named become learners.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn set_voters(&self, voters: BTreeSet<NodeId>) -> Result<MembershipChanged, ClientError> {
+        self.change_membership(MembershipChange { voters: Some(voters), remove: BTreeSet::new() }).await
+    }
+
+    async fn look<R: DeserializeOwned>(
+        &self,
+        path: &'static str,
+        also_answer: Option<StatusCode>,
+    ) -> Result<R, ClientError> {
+        let deadline = Deadline::after(self.inner.timeout);
+        let call = Call::new(Method::GET, path, Bytes::new(), Repeat::Freely, deadline);
+        self.inner.http.call(&Call { also_answer, ..call }).await
+    }
+
+    async fn change<R: DeserializeOwned>(&self, path: &'static str, body: Bytes) -> Result<R, ClientError> {
+        let deadline = Deadline::after(self.inner.slow_timeout);
+        let call = Call::new(Method::POST, path, body, Repeat::Never, deadline);
+        let attempt_timeout = Duration::from_millis(limits::CLIENT_SLOW_ATTEMPT_TIMEOUT_MS);
+        self.inner.http.call(&Call { attempt_timeout, ..call }).await
+    }
+}

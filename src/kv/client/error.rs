@@ -1,0 +1,132 @@
+//! What a caller of the client library gets to see when a call fails.
+
+use super::Address;
+use crate::kv::json::{ErrorBody, FormError};
+
+/// Why a client could not be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BuildError {
+    /// There is nowhere to send a request to.
+    #[error("no address of a node was given")]
+    NoAddress,
+}
+
+/// Why a call failed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ClientError {
+    /// A node refused the request, or could not serve it until time was up. Nothing was changed,
+    /// unless `outcome_unknown` says otherwise.
+    #[error("{}{}", .error.message, unknown(*.outcome_unknown))]
+    Refused {
+        /// The node's words: code, sentence, what to do.
+        error: Box<ErrorBody>,
+        /// The node.
+        address: Address,
+        /// Whether an earlier attempt may have taken effect.
+        outcome_unknown: bool,
+    },
+    /// No node answered in time.
+    #[error("no answer within {waited_ms} ms from {}: {reason}{}", list(.tried), unknown(*.outcome_unknown))]
+    Unreachable {
+        /// Where it was tried.
+        tried: Vec<Address>,
+        /// For how long, in all.
+        waited_ms: u64,
+        /// What the last attempt came to.
+        reason: String,
+        /// Whether an attempt may have taken effect.
+        outcome_unknown: bool,
+    },
+    /// Something answered that is no Aspen node, or a newer one.
+    #[error("the answer of {address} is not understood (status {status}): {reason}{}", unknown(*.outcome_unknown))]
+    NotUnderstood {
+        /// What answered.
+        address: Address,
+        /// The answer's status.
+        status: u16,
+        /// What is wrong with it.
+        reason: String,
+        /// Whether the request may have taken effect.
+        outcome_unknown: bool,
+    },
+    /// All of this client's writes in work took until time was up.
+    #[error(
+        "{in_work} writes of this client are in work, the most it takes, and none ended within {waited_ms} ms"
+    )]
+    Busy {
+        /// How many are in work.
+        in_work: usize,
+        /// How long it waited.
+        waited_ms: u64,
+    },
+    /// A request that cannot be said over HTTP. Nothing was sent.
+    #[error(transparent)]
+    Form(#[from] FormError),
+}
+
+impl ClientError {
+    /// Whether the request may have taken effect, or may still do so.
+    pub fn is_outcome_unknown(&self) -> bool {
+        match self {
+            Self::Refused { outcome_unknown, .. }
+            | Self::Unreachable { outcome_unknown, .. }
+            | Self::NotUnderstood { outcome_unknown, .. } => *outcome_unknown,
+            Self::Busy { .. } | Self::Form(_) => false,
+        }
+    }
+
+    /// The error's stable name: the node's where a node answered.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Refused { error, .. } => &error.code,
+            Self::Unreachable { .. } => "unreachable_cluster",
+            Self::NotUnderstood { .. } => "not_understood",
+            Self::Busy { .. } => "busy_client",
+            Self::Form(error) => error.code(),
+        }
+    }
+
+    /// What to do about it.
+    pub fn action(&self) -> &str {
+        if self.is_outcome_unknown() {
+            return "read the keys to see whether the write took effect";
+        }
+        match self {
+            Self::Refused { error, .. } => &error.action,
+            Self::Unreachable { .. } => "check that the nodes run and that their addresses are right",
+            Self::NotUnderstood { .. } => "check that the address is that of an Aspen node's HTTP API",
+            Self::Busy { .. } => "send fewer writes at a time, or wait longer",
+            Self::Form(error) => error.action(),
+        }
+    }
+
+    /// Whether the cluster could not serve, rather than would not: it was not reached, has no quorum,
+    /// or is not formed yet.
+    pub fn is_unavailable(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::NotUnderstood { .. } | Self::Busy { .. } => true,
+            Self::Refused { error, .. } => super::verdict::is_unavailable(&error.code),
+            Self::Form(_) => false,
+        }
+    }
+
+    /// The same failure of a request that may have taken effect.
+    pub(super) fn with_outcome(mut self, unknown: bool) -> Self {
+        match &mut self {
+            Self::Refused { outcome_unknown, .. }
+            | Self::Unreachable { outcome_unknown, .. }
+            | Self::NotUnderstood { outcome_unknown, .. } => *outcome_unknown = unknown,
+            Self::Busy { .. } | Self::Form(_) => {}
+        }
+        self
+    }
+}
+
+fn unknown(outcome_unknown: bool) -> &'static str {
+    if outcome_unknown { "; the request may or may not have taken effect" } else { "" }
+}
+
+fn list(tried: &[Address]) -> String {
+    let tried: Vec<_> = tried.iter().map(Address::to_string).collect();
+    if tried.is_empty() { "any node".to_owned() } else { tried.join(", ") }
+}

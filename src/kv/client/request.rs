@@ -1,0 +1,252 @@
+//! One request, sent until it is answered: failover, the leader's hint, pauses, and the deadline.
+//!
+//! A request that may have reached a node is sent again only if it says that this is safe, and from
+//! then on a failure is reported as an unknown outcome rather than as nothing done.
+//!
+//! # Tiger Style
+//! Ends at its deadline. Each round asks each address once, and each leader that was named in it;
+//! between rounds it pauses, longer each time. One reply has at most
+//! [`limits::CLIENT_REPLY_MAX_BYTES`].
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{Method, Request, StatusCode, header};
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::{HttpConnector, capture_connection};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+
+use super::address::Targets;
+use super::verdict::{Again, Attempt, Verdict, judge};
+use super::{Address, ClientError};
+use crate::kv::token::HttpToken;
+use crate::limits;
+
+/// Whether a request that may have taken effect can be sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Repeat {
+    /// It has the same effect each time, if any.
+    Freely,
+    /// The cluster knows it again and applies it once.
+    WithSession,
+    /// It cannot.
+    Never,
+}
+
+/// One request.
+#[derive(Clone, Debug)]
+pub(super) struct Call {
+    pub(super) method: Method,
+    pub(super) path: &'static str,
+    pub(super) body: Bytes,
+    pub(super) repeat: Repeat,
+    /// A status besides success whose body is the answer.
+    pub(super) also_answer: Option<StatusCode>,
+    pub(super) attempt_timeout: Duration,
+    pub(super) deadline: Deadline,
+}
+
+impl Call {
+    /// A call with the time for one attempt that fits a read or a write.
+    pub(super) fn new(
+        method: Method,
+        path: &'static str,
+        body: Bytes,
+        repeat: Repeat,
+        deadline: Deadline,
+    ) -> Self {
+        let attempt_timeout = Duration::from_millis(limits::CLIENT_ATTEMPT_TIMEOUT_MS);
+        Self { method, path, body, repeat, also_answer: None, attempt_timeout, deadline }
+    }
+}
+
+/// When a call ends, and how long that is in all.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadline {
+    pub(super) at: Instant,
+    pub(super) waited_ms: u64,
+}
+
+impl Deadline {
+    pub(super) fn after(timeout: Duration) -> Self {
+        let waited_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        Self { at: Instant::now() + timeout, waited_ms }
+    }
+
+    pub(super) fn has_passed(self) -> bool {
+        Instant::now() >= self.at
+    }
+}
+
+/// What a call has seen so far.
+#[derive(Default)]
+struct Progress {
+    tried: Vec<Address>,
+    unsure: bool,
+    last_refusal: Option<ClientError>,
+    last_reason: String,
+}
+
+impl Progress {
+    fn saw(&mut self, address: &Address) {
+        if !self.tried.contains(address) {
+            self.tried.push(address.clone());
+        }
+    }
+
+    /// Keeps what an attempt taught, and gives the leader that it named.
+    fn note(&mut self, again: Again) -> Option<Address> {
+        self.unsure |= again.unsure;
+        self.last_reason = again.reason;
+        // A node's own words say more than a later silence.
+        self.last_refusal = again.error.or(self.last_refusal.take());
+        again.leader
+    }
+
+    fn outcome_unknown(&self, call: &Call) -> bool {
+        self.unsure && call.repeat != Repeat::Freely
+    }
+
+    fn error(&mut self, call: &Call) -> ClientError {
+        let error = self.last_refusal.take().unwrap_or_else(|| ClientError::Unreachable {
+            tried: self.tried.clone(),
+            waited_ms: call.deadline.waited_ms,
+            reason: self.last_reason.clone(),
+            outcome_unknown: false,
+        });
+        error.with_outcome(self.outcome_unknown(call))
+    }
+}
+
+/// Sends requests to the members.
+#[derive(Debug)]
+pub(super) struct Http {
+    client: legacy::Client<HttpConnector, Full<Bytes>>,
+    token: Option<HttpToken>,
+    targets: Targets,
+}
+
+impl Http {
+    pub(super) fn new(targets: Targets, token: Option<HttpToken>) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(Duration::from_millis(limits::CLIENT_CONNECT_TIMEOUT_MS)));
+        let client = legacy::Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_millis(limits::CLIENT_IDLE_TIMEOUT_MS))
+            .pool_max_idle_per_host(limits::CLIENT_LANES_MAX_COUNT)
+            .build(connector);
+        Self { client, token, targets }
+    }
+
+    /// Sends the request until it is answered, refused, or out of time.
+    pub(super) async fn call<R: DeserializeOwned>(&self, call: &Call) -> Result<R, ClientError> {
+        let mut progress = Progress::default();
+        let mut pauses = ExponentialBuilder::new()
+            .with_min_delay(Duration::from_millis(limits::CLIENT_BACKOFF_MIN_MS))
+            .with_max_delay(Duration::from_millis(limits::CLIENT_BACKOFF_MAX_MS))
+            .with_jitter()
+            .without_max_times()
+            .build();
+        loop {
+            if let Some(outcome) = self.round(call, &mut progress).await {
+                return outcome.map_err(|error| error.with_outcome(progress.outcome_unknown(call)));
+            }
+            let pause = pauses.next().expect("the pauses have no end");
+            if Instant::now() + pause >= call.deadline.at {
+                return Err(progress.error(call));
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Asks each address once. None: it is worth another round.
+    async fn round<R: DeserializeOwned>(
+        &self,
+        call: &Call,
+        progress: &mut Progress,
+    ) -> Option<Result<R, ClientError>> {
+        let mut queue = VecDeque::from(self.targets.in_order());
+        let mut asked = Vec::new();
+        let mut all_uninitialized = true;
+        while let Some(address) = queue.pop_front() {
+            if asked.contains(&address) {
+                continue;
+            }
+            if call.deadline.has_passed() {
+                return None;
+            }
+            asked.push(address.clone());
+            progress.saw(&address);
+            let again = match judge(call.also_answer, &address, self.attempt(call, &address).await) {
+                Verdict::Done(reply) => {
+                    self.targets.prefer(&address);
+                    return Some(Ok(reply));
+                }
+                Verdict::Fail { error, unsure } => {
+                    progress.unsure |= unsure;
+                    return Some(Err(error));
+                }
+                Verdict::Again(again) => again,
+            };
+            tracing::debug!(%address, path = call.path, reason = again.reason, "the request was not served");
+            self.targets.avoid(&address);
+            all_uninitialized &= again.error.as_ref().is_some_and(|error| error.code() == "not_initialized");
+            let give_up = again.unsure && call.repeat == Repeat::Never;
+            if let Some(leader) = progress.note(again) {
+                queue.push_front(leader);
+            }
+            if give_up {
+                return Some(Err(progress.error(call)));
+            }
+        }
+        // No amount of waiting forms a cluster.
+        all_uninitialized.then(|| Err(progress.error(call)))
+    }
+
+    async fn attempt(&self, call: &Call, address: &Address) -> Attempt {
+        let mut request = self.request(call, address);
+        let connection = capture_connection(&mut request);
+        let exchange = async {
+            let response = self.client.request(request).await.map_err(|error| {
+                let reason = with_causes(&error);
+                if error.is_connect() { Attempt::NotSent { reason } } else { Attempt::NoAnswer { reason } }
+            })?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), limits::CLIENT_REPLY_MAX_BYTES);
+            let body =
+                body.collect().await.map_err(|error| Attempt::NoAnswer { reason: error.to_string() })?;
+            Ok(Attempt::Answered { status, body: body.to_bytes() })
+        };
+        let until = call.deadline.at.min(Instant::now() + call.attempt_timeout);
+        match tokio::time::timeout_at(until, exchange).await {
+            Ok(Ok(attempt) | Err(attempt)) => attempt,
+            Err(_) if connection.connection_metadata().is_none() => {
+                Attempt::NotSent { reason: "it did not accept a connection in time".to_owned() }
+            }
+            Err(_) => Attempt::NoAnswer { reason: "it did not answer in time".to_owned() },
+        }
+    }
+
+    fn request(&self, call: &Call, address: &Address) -> Request<Full<Bytes>> {
+        let mut request = Request::builder().method(call.method.clone()).uri(address.uri(call.path));
+        if call.method == Method::POST {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        if let Some(token) = &self.token {
+            request = request.header(header::AUTHORIZATION, token.header());
+        }
+        request.body(Full::new(call.body.clone())).expect("checked parts make a request")
+    }
+}
+
+/// An error with what caused it, in one line.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

@@ -1,0 +1,254 @@
+//! The client against servers that answer as they are told.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use axum::Router;
+use axum::body::Bytes as Body;
+use hyper::StatusCode;
+use serde_json::{Value as Json, json};
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::kv::json::ErrorBody;
+use crate::kv::types::{KvError, LeaderHint, MembershipChange, NodeId};
+
+/// What the fake node does with one request.
+enum Act {
+    Answer(u16, Json),
+    /// Takes the request and closes the connection.
+    HangUp,
+    /// Never answers.
+    Hang,
+}
+
+/// A node that plays its acts in order, the last one for ever, and keeps the requests.
+#[derive(Clone)]
+struct FakeNode {
+    address: SocketAddr,
+    requests: Arc<Mutex<Vec<Json>>>,
+}
+
+impl FakeNode {
+    async fn start(acts: impl IntoIterator<Item = Act>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let requests: Arc<Mutex<Vec<Json>>> = Arc::default();
+        let acts = Arc::new(Mutex::new(acts.into_iter().collect::<VecDeque<_>>()));
+        let seen = requests.clone();
+        let router = Router::new().fallback(async move |body: Body| {
+            seen.lock().unwrap().push(serde_json::from_slice(&body).unwrap_or(Json::Null));
+            let act = {
+                let mut acts = acts.lock().unwrap();
+                match (acts.len(), acts.front()) {
+                    (1, Some(Act::Answer(status, body))) => Act::Answer(*status, body.clone()),
+                    _ => acts.pop_front().unwrap_or(Act::Hang),
+                }
+            };
+            match act {
+                Act::Answer(status, body) => (StatusCode::from_u16(status).unwrap(), axum::Json(body)),
+                Act::HangUp => panic!("the fake node hangs up"),
+                Act::Hang => std::future::pending().await,
+            }
+        });
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Self { address, requests }
+    }
+
+    fn requests(&self) -> Vec<Json> {
+        self.requests.lock().unwrap().clone()
+    }
+}
+
+fn written(revision: u64) -> Act {
+    Act::Answer(
+        200,
+        json!({"revision": revision, "succeeded": true, "results": [{"put": {}}], "replayed": false}),
+    )
+}
+
+fn refused(status: u16, error: &KvError) -> Act {
+    Act::Answer(status, json!({ "error": ErrorBody::from(error) }))
+}
+
+/// An address where nothing listens.
+async fn dead() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
+fn client(addresses: &[SocketAddr]) -> KvClient {
+    client_within(addresses, Duration::from_secs(20))
+}
+
+fn client_within(addresses: &[SocketAddr], timeout: Duration) -> KvClient {
+    let addresses = addresses.iter().map(|address| Address::from(*address));
+    KvClient::builder().addresses(addresses).timeout(timeout).build().unwrap()
+}
+
+async fn put(client: &KvClient) -> Result<WriteReply, ClientError> {
+    client.put(Key::new("a").unwrap(), Value::new("1").unwrap()).await
+}
+
+fn no_quorum() -> KvError {
+    KvError::NoQuorum { waited_ms: 5_000, reason: "two of three are away".to_owned() }
+}
+
+#[tokio::test]
+async fn dead_member_is_passed_over_and_not_asked_again() {
+    let node = FakeNode::start([written(1)]).await;
+    let client = client(&[dead().await, node.address]);
+    assert_eq!(put(&client).await.unwrap().revision, Revision(1));
+    put(&client).await.unwrap();
+    let requests = node.requests();
+    assert_eq!(requests.len(), 2);
+    let session = |index: usize| &requests[index]["session"];
+    assert_eq!(session(0)["id"], session(1)["id"], "one write at a time needs one session");
+    assert_eq!((&session(0)["sequence"], &session(1)["sequence"]), (&json!(1), &json!(2)));
+    assert_eq!((&session(0)["since"], &session(1)["since"]), (&json!(0), &json!(1)));
+}
+
+#[tokio::test]
+async fn leader_that_a_node_names_is_asked_next() {
+    let leader = FakeNode::start([written(1)]).await;
+    let hint = LeaderHint { node_id: NodeId(2), http_addr: Some(leader.address) };
+    let error = KvError::NotLeader { leader: hint, reason: "cut".to_owned() };
+    let follower = FakeNode::start([refused(503, &error)]).await;
+    let client = client(&[follower.address]);
+    put(&client).await.unwrap();
+    put(&client).await.unwrap();
+    assert_eq!((follower.requests().len(), leader.requests().len()), (1, 2));
+}
+
+#[tokio::test]
+async fn retry_of_a_write_keeps_session_and_sequence() {
+    let first = FakeNode::start([Act::HangUp, written(4)]).await;
+    let second = FakeNode::start([refused(504, &KvError::OutcomeUnknown { waited_ms: 5_000 })]).await;
+    let client = client(&[first.address, second.address]);
+    assert_eq!(put(&client).await.unwrap().revision, Revision(4));
+    let sent = [first.requests(), second.requests()].concat();
+    assert_eq!(sent.len(), 3);
+    assert!(sent.iter().all(|request| *request == sent[0]), "{sent:?}");
+}
+
+#[tokio::test]
+async fn new_write_of_a_forgotten_session_goes_out_again_with_a_newer_since() {
+    let expired = KvError::SessionExpired { forgotten: Revision(9) };
+    let node = FakeNode::start([refused(409, &expired), written(12)]).await;
+    put(&client(&[node.address])).await.unwrap();
+    let requests = node.requests();
+    assert_eq!(requests[0]["session"]["since"], json!(0));
+    assert_eq!(requests[1]["session"]["since"], json!(9));
+    assert_eq!(requests[0]["session"]["id"], requests[1]["session"]["id"]);
+}
+
+#[tokio::test]
+async fn forgotten_session_on_a_retry_is_an_unknown_outcome() {
+    let expired = KvError::SessionExpired { forgotten: Revision(9) };
+    let node = FakeNode::start([Act::HangUp, refused(409, &expired), written(12)]).await;
+    let client = client(&[node.address]);
+    let error = put(&client).await.unwrap_err();
+    assert_eq!((error.code(), error.is_outcome_unknown()), ("session_expired", true));
+    assert!(error.to_string().contains("may or may not have taken effect"), "{error}");
+    put(&client).await.unwrap();
+    let requests = node.requests();
+    assert_ne!(requests[1]["session"]["id"], requests[2]["session"]["id"], "its lane was dropped");
+}
+
+#[tokio::test]
+async fn deadline_is_respected_and_silence_of_a_write_is_an_unknown_outcome() {
+    let node = FakeNode::start([Act::Hang]).await;
+    let start = Instant::now();
+    let client = client_within(&[node.address], Duration::from_millis(300));
+    let error = put(&client).await.unwrap_err();
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    assert!(error.is_outcome_unknown() && error.is_unavailable(), "{error}");
+    let error = client.get(Key::new("a").unwrap()).await.unwrap_err();
+    assert!(!error.is_outcome_unknown() && error.is_unavailable(), "{error}");
+}
+
+#[tokio::test]
+async fn write_that_no_node_saw_is_known_not_to_have_happened() {
+    let address = dead().await;
+    let client = client_within(&[address], Duration::from_millis(200));
+    let error = put(&client).await.unwrap_err();
+    assert!(matches!(&error, ClientError::Unreachable { outcome_unknown: false, .. }), "{error}");
+    assert!(error.to_string().contains(&address.to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn lost_quorum_is_waited_for_and_then_reported_in_the_nodes_words() {
+    let node = FakeNode::start([refused(503, &no_quorum()), refused(503, &no_quorum()), written(3)]).await;
+    put(&client(&[node.address])).await.unwrap();
+    let node = FakeNode::start([refused(503, &no_quorum())]).await;
+    let client = client_within(&[node.address, dead().await], Duration::from_millis(300));
+    let error = put(&client).await.unwrap_err();
+    assert_eq!(
+        (error.code(), error.is_outcome_unknown(), error.is_unavailable()),
+        ("no_quorum", false, true)
+    );
+}
+
+#[tokio::test]
+async fn refusal_is_final_and_leaves_the_session_usable() {
+    let error = KvError::TooManyOps { ops: 200, max_ops: 128 };
+    let node = FakeNode::start([refused(413, &error), written(1)]).await;
+    let client = client(&[node.address]);
+    let refusal = put(&client).await.unwrap_err();
+    assert_eq!((refusal.code(), refusal.is_unavailable()), ("too_many_ops", false));
+    put(&client).await.unwrap();
+    let requests = node.requests();
+    assert_eq!(requests.len(), 2);
+    assert_eq!(requests[1]["session"]["id"], requests[0]["session"]["id"]);
+}
+
+#[tokio::test]
+async fn cluster_that_was_never_formed_is_reported_at_once() {
+    let nodes = [
+        FakeNode::start([refused(503, &KvError::NotInitialized)]).await,
+        FakeNode::start([refused(503, &KvError::NotInitialized)]).await,
+    ];
+    let error = put(&client(&[nodes[0].address, nodes[1].address])).await.unwrap_err();
+    assert_eq!((error.code(), error.is_outcome_unknown()), ("not_initialized", false));
+    assert_eq!(nodes.map(|node| node.requests().len()), [1, 1]);
+}
+
+#[tokio::test]
+async fn membership_change_is_never_sent_twice_once_a_node_may_have_begun_it() {
+    let node = FakeNode::start([Act::HangUp, written(1)]).await;
+    let error = client(&[node.address]).change_membership(MembershipChange::default()).await.unwrap_err();
+    assert!(error.is_outcome_unknown(), "{error}");
+    assert_eq!(node.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_no_node_is_said_to_be_none() {
+    let other = FakeNode::start([Act::Answer(404, json!("no such page"))]).await;
+    let error = put(&client(&[other.address])).await.unwrap_err();
+    assert!(matches!(error, ClientError::NotUnderstood { status: 404, outcome_unknown: false, .. }));
+    let strange = FakeNode::start([Act::Answer(200, json!({"ok": true}))]).await;
+    let error = put(&client(&[strange.address])).await.unwrap_err();
+    assert!(matches!(error, ClientError::NotUnderstood { outcome_unknown: true, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn health_of_a_node_that_does_not_serve_is_an_answer() {
+    let health = json!({
+        "healthy": false, "state": "no_leader", "detail": "it waits", "node_id": 1, "cluster_id": null,
+        "role": "follower", "leader": null, "term": 3, "revision": 9, "voters": 3, "learners": 0
+    });
+    let node = FakeNode::start([Act::Answer(503, health)]).await;
+    assert!(!client(&[node.address]).health().await.unwrap().healthy);
+}
+
+#[tokio::test]
+async fn parallel_writes_have_a_session_each() {
+    let node = FakeNode::start([written(1)]).await;
+    let client = client(&[node.address]);
+    let (a, b, c) = tokio::join!(put(&client), put(&client), put(&client));
+    assert!(a.is_ok() && b.is_ok() && c.is_ok());
+    let sessions: std::collections::BTreeSet<_> =
+        node.requests().iter().map(|request| request["session"]["id"].to_string()).collect();
+    assert_eq!(sessions.len(), 3);
+}

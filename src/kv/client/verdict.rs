@@ -1,0 +1,116 @@
+//! What an attempt came to, and what to do about it.
+//!
+//! The question that matters for a write is whether it may have taken effect. It has not where no node
+//! saw it, and where the node that answered says so; it may have in every other case.
+
+use bytes::Bytes;
+use hyper::StatusCode;
+use serde::de::DeserializeOwned;
+
+use super::address::hinted;
+use super::{Address, ClientError};
+use crate::kv::json::{ErrorBody, ErrorForm};
+
+/// Failures that lie in the answering node or in the cluster, and that may be gone with the next
+/// attempt. Nothing was changed.
+const TRANSIENT: [&str; 6] =
+    ["not_leader", "no_quorum", "not_initialized", "recovering", "overloaded", "broken_body"];
+
+/// Failures of which the node cannot say whether the request took effect.
+const UNCERTAIN: [&str; 5] = ["outcome_unknown", "timeout", "stopping", "storage", "internal"];
+
+/// Whether the cluster could not serve, rather than would not.
+pub(super) fn is_unavailable(code: &str) -> bool {
+    TRANSIENT.contains(&code) || UNCERTAIN.contains(&code)
+}
+
+/// What one attempt came to.
+pub(super) enum Attempt {
+    /// Something answered.
+    Answered { status: StatusCode, body: Bytes },
+    /// No node got to see it.
+    NotSent { reason: String },
+    /// It went out, and nothing whole came back.
+    NoAnswer { reason: String },
+}
+
+/// What to do after an attempt.
+pub(super) enum Verdict<R> {
+    /// It is answered.
+    Done(R),
+    /// Another attempt would end the same.
+    Fail { error: ClientError, unsure: bool },
+    /// Another attempt may do better.
+    Again(Again),
+}
+
+/// Why another attempt may do better.
+pub(super) struct Again {
+    /// What the node said, if one did.
+    pub(super) error: Option<ClientError>,
+    /// The same for logs, or what went wrong without a node's words.
+    pub(super) reason: String,
+    /// Where to go.
+    pub(super) leader: Option<Address>,
+    /// Whether the request may have taken effect.
+    pub(super) unsure: bool,
+}
+
+/// What to make of an attempt; `also_answer` is a status besides success that carries an answer.
+pub(super) fn judge<R: DeserializeOwned>(
+    also_answer: Option<StatusCode>,
+    address: &Address,
+    attempt: Attempt,
+) -> Verdict<R> {
+    let again = |reason, unsure| Verdict::Again(Again { error: None, reason, leader: None, unsure });
+    let (status, body) = match attempt {
+        Attempt::NotSent { reason } => return again(reason, false),
+        Attempt::NoAnswer { reason } => return again(reason, true),
+        Attempt::Answered { status, body } => (status, body),
+    };
+    let refusal = serde_json::from_slice::<ErrorForm>(&body);
+    if status.is_success() || (also_answer == Some(status) && refusal.is_err()) {
+        return match serde_json::from_slice(&body) {
+            Ok(reply) => Verdict::Done(reply),
+            Err(error) => {
+                Verdict::Fail { error: not_understood(address, status, error.to_string()), unsure: true }
+            }
+        };
+    }
+    match refusal {
+        Ok(form) => judge_refusal(address, form.error),
+        // A proxy in between, whose node may have got the request.
+        Err(_) if status.is_server_error() => {
+            let reason = "it is no error of a node".to_owned();
+            let error = Some(not_understood(address, status, reason.clone()));
+            Verdict::Again(Again { error, reason, leader: None, unsure: true })
+        }
+        Err(error) => {
+            Verdict::Fail { error: not_understood(address, status, error.to_string()), unsure: false }
+        }
+    }
+}
+
+fn judge_refusal<R>(address: &Address, error: ErrorBody) -> Verdict<R> {
+    let leader = error.leader.as_ref().and_then(|leader| leader.http_addr);
+    let leader = leader.and_then(|http_addr| hinted(address, http_addr));
+    let reason = format!("{}: {}", error.code, error.message);
+    let unsure = UNCERTAIN.contains(&error.code.as_str());
+    let unavailable = is_unavailable(&error.code);
+    let address = address.clone();
+    let error = ClientError::Refused { error: Box::new(error), address, outcome_unknown: false };
+    if unavailable {
+        Verdict::Again(Again { error: Some(error), reason, leader, unsure })
+    } else {
+        Verdict::Fail { error, unsure: false }
+    }
+}
+
+fn not_understood(address: &Address, status: StatusCode, reason: String) -> ClientError {
+    ClientError::NotUnderstood {
+        address: address.clone(),
+        status: status.as_u16(),
+        reason,
+        outcome_unknown: false,
+    }
+}
