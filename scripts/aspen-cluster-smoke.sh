@@ -25,7 +25,7 @@ done
 case $nodes in '' | *[!0-9]*) echo "--nodes takes a number, not '$nodes'" >&2; exit 2 ;; esac
 [ "$nodes" -ge 3 ] || { echo "--nodes must be 3 or more: with fewer, losing the leader loses the quorum" >&2; exit 2; }
 
-profile=${ASPEN_SMOKE_PROFILE:-release}
+profile=${SMOKE_PROFILE:-release}
 target=${CARGO_TARGET_DIR:-target}
 bin=$target/$([ "$profile" = dev ] && echo debug || echo "$profile")
 work=$(mktemp -d "${TMPDIR:-/tmp}/aspen-smoke.XXXXXX")
@@ -92,14 +92,14 @@ start_node() {
   disown
 }
 
-is_up() { [ -s "$work/n$1/endpoint" ] && aspen --addr "$(addr "$1")" status; }
+is_up() { [ -s "$work/n$1/endpoint" ] && aspen --addr "$(addr "$1")" ticket; }
 alive() { kill -0 "${pid[$1]}" 2>/dev/null; }
 leader() { aspen --json --addr "${1:-$(all_addrs)}" member list | tr -d ' \n' | tr '{' '\n' | sed -n '/"role":"leader"/s/.*"node_id":\([0-9]*\).*/\1/p'; }
 has_leader_other_than() { local now; now=$(leader "$2") && [ -n "$now" ] && [ "$now" != "$1" ]; }
 # has_caught_up NODE KEY: its own state has the key, without asking the leader.
 has_caught_up() { aspen --addr "$(addr "$1")" get --stale "$2"; }
 
-if [ ! -x "$bin/aspen-node" ] || [ ! -x "$bin/aspen" ] || [ "${ASPEN_SMOKE_BUILD:-yes}" = yes ]; then
+if [ ! -x "$bin/aspen-node" ] || [ ! -x "$bin/aspen" ] || [ "${SMOKE_BUILD:-yes}" = yes ]; then
   begin "build ($profile)"
   cargo build --quiet --profile "$profile" --bins
   done_phase

@@ -187,6 +187,10 @@ pub const HTTP_DRAIN_MAX_BYTES: usize = 16 * 1024 * 1024;
 /// many can still be said.
 pub const HTTP_CONNECTIONS_MAX_COUNT: usize = HTTP_REQUESTS_MAX_COUNT + 512;
 
+/// Files and sockets that the process must be allowed to have open: all HTTP connections, and room for
+/// databases, snapshots, peers and the runtime.
+pub const OPEN_FILES_MIN_COUNT: u64 = HTTP_CONNECTIONS_MAX_COUNT as u64 + 256;
+
 /// Time for the head of an HTTP request to arrive whole, and for a kept connection to stay idle.
 pub const HTTP_HEADER_TIMEOUT_MS: u64 = 30_000;
 

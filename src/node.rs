@@ -6,6 +6,7 @@
 mod banner;
 pub mod data_dir;
 pub mod identity;
+pub mod open_files;
 mod parts;
 mod peers;
 pub mod supervisor;
@@ -36,16 +37,17 @@ use crate::kv::token::{HttpToken, HttpTokenError};
 use crate::kv::types::{ClusterError, NodeId};
 use crate::limits;
 use crate::metrics::Metrics;
+use crate::raft::RaftHandle;
 use crate::raft::actor::RaftActor;
 use crate::raft::construct::{self, RaftSettings, RaftStartError, RaftTimings};
 use crate::raft::freshness::Freshness;
-use crate::raft::{RaftHandle, observe};
 use crate::storage::log_mem::MemoryLog;
 use crate::storage::log_redb::{LOG_FILE, OpenLogError, RedbLog};
-use crate::storage::metadata::{Metadata, MetadataError};
+use crate::storage::metadata::{METADATA_FILE, Metadata, MetadataError};
 use crate::storage::progress::Progress;
 use crate::storage::snapshot::SnapshotInbox;
 use crate::storage::state::StateReader;
+use crate::storage::state_redb::STATE_FILE;
 use crate::storage::{StorageError, StorageOptions, state_mem, state_redb};
 use crate::transport::peers::{DeclareError, PeerBook};
 use crate::transport::server::Handlers;
@@ -89,6 +91,17 @@ pub enum NodeError {
     /// The iroh address.
     #[error("{0}; give --iroh-addr another port, or stop what uses it")]
     Bind(#[from] BindError),
+    /// What says whose the directory is, and of which cluster, is gone.
+    #[error(
+        "{} is missing, although this directory holds {holds}: nothing says any more whose log and votes these are. Restore the data directory from a backup, or move it away and let the node join anew under another node id",
+        path.display()
+    )]
+    MetadataMissing {
+        /// The file.
+        path: PathBuf,
+        /// What is there.
+        holds: &'static str,
+    },
     /// The log is gone, and with it the votes that this node gave.
     #[error(
         "{path} is missing, although this directory belongs to a cluster: without its log and votes the node must not vote again. Remove node {node_id} from the cluster, empty the directory, and add the node under another id"
@@ -255,7 +268,8 @@ impl Node {
     /// A new node that knows nobody makes a cluster of its own, unless it is told to wait.
     async fn bootstrap(&self, raft: &RaftHandle, metadata: &Metadata) -> Result<(), NodeError> {
         let is_alone = self.config.peers.is_empty() && metadata.peers().is_empty();
-        let is_new = !observe::is_initialized(&observe::metrics(raft));
+        // Asked of Raft itself: right after a start its metrics do not tell yet.
+        let is_new = !raft.is_initialized().await.map_err(RaftStartError::from)?;
         if self.config.bootstrap == Bootstrap::Auto && is_new && is_alone {
             self.cluster.init().await.map_err(NodeError::Bootstrap)?;
         }
@@ -293,7 +307,16 @@ fn stop_timeout() -> Duration {
 
 fn metadata(config: &Config, data_dir: &DataDir, identity: &Identity) -> Result<Metadata, NodeError> {
     match config.storage {
-        Storage::Redb => Ok(Metadata::open(data_dir.path(), config.node_id, identity.public_key())?),
+        Storage::Redb => {
+            let path = data_dir.path().join(METADATA_FILE);
+            // The metadata is made first. To make it anew beside a log would give that log another owner.
+            let mut others = [LOG_FILE, STATE_FILE].into_iter();
+            let left = others.find(|name| data_dir.path().join(name).exists());
+            if let Some(holds) = left.filter(|_| !path.exists()) {
+                return Err(NodeError::MetadataMissing { path, holds });
+            }
+            Ok(Metadata::open(data_dir.path(), config.node_id, identity.public_key())?)
+        }
         // A memory that forgets its votes must not remember that it has a cluster.
         Storage::Memory => {
             Ok(Metadata::in_memory(config.node_id.unwrap_or(NodeId(1)), identity.public_key()))

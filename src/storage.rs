@@ -65,20 +65,12 @@ pub enum StorageError {
         /// Why it failed.
         source: io::Error,
     },
-    /// The file is no database that can be read.
-    #[error(
-        "cannot open the database {}: {source}. If another process uses the data directory, stop it; otherwise the file is damaged or not Aspen's: restore it, or remove this node from the cluster and let it join again with an empty data directory and a new id",
-        path.display()
-    )]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// What the storage engine said.
-        source: Box<redb::Error>,
-    },
+    /// The database as such.
+    #[error(transparent)]
+    Database(#[from] database::OpenDatabaseError),
     /// The file is a database, but what it holds is damaged or something else.
     #[error(
-        "the database {} does not hold Aspen's state: {source}. Restore it, or remove this node from the cluster and let it join again with an empty data directory and a new id",
+        "the database {} does not hold Aspen's state: {source}. Restore the data directory from a backup, or move it away and let the node join anew under another node id",
         path.display()
     )]
     Content {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use aspen::config::flags::{Command, Flags};
 use aspen::config::{Config, Loaded, Sources};
-use aspen::node::{self, Banner, identity};
+use aspen::node::{self, Banner, identity, open_files};
 use aspen::transport::ticket::NodeTicket;
 use aspen::{metrics, telemetry};
 use clap::Parser;
@@ -36,7 +36,8 @@ fn main() -> ExitCode {
     match run(loaded.config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("the node ends: {error:#}");
+            // Each error's sentence includes that of its cause.
+            tracing::error!("the node ends: {error}");
             ExitCode::FAILURE
         }
     }
@@ -61,6 +62,7 @@ fn keygen(out: &std::path::Path) -> ExitCode {
 fn run(config: Config) -> anyhow::Result<()> {
     let journal_stream = std::env::var("JOURNAL_STREAM").ok();
     telemetry::init(config.log_format, &config.log_filter, journal_stream.as_deref())?;
+    open_files::raise_limit();
     let figures = metrics::install()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("aspen").build()?;
     let result = runtime.block_on(async {
@@ -110,5 +112,5 @@ fn say(text: &str) -> ExitCode {
 }
 
 fn complain(error: &anyhow::Error) {
-    writeln!(std::io::stderr().lock(), "aspen-node: {error:#}").ok();
+    writeln!(std::io::stderr().lock(), "aspen-node: {error}").ok();
 }

@@ -108,6 +108,9 @@ pub struct GetArgs {
     /// Read as of this revision
     #[arg(long, value_name = "REVISION")]
     pub rev: Option<u64>,
+    /// Take what the asked node has, without waiting for a quorum: it may be out of date
+    #[arg(long)]
+    pub stale: bool,
 }
 
 /// What to put.
@@ -151,6 +154,9 @@ pub struct RangeArgs {
     /// Read as of this revision
     #[arg(long, value_name = "REVISION")]
     pub rev: Option<u64>,
+    /// Take what the asked node has, without waiting for a quorum: it may be out of date
+    #[arg(long)]
+    pub stale: bool,
 }
 
 /// Where the transaction is.

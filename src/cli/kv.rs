@@ -11,7 +11,9 @@ use super::error::{CliError, Exit};
 use super::output::{Encoded, Terminal, cell, encoded_kv, read_up_to, readable};
 use crate::kv::client::KvClient;
 use crate::kv::json::{Encoding, TxnForm, WriteReplyForm};
-use crate::kv::types::{Key, KeyRange, KeyValue, OpResult, ReadRequest, Revision, Value, WriteReply};
+use crate::kv::types::{
+    Consistency, Key, KeyRange, KeyValue, OpResult, ReadRequest, Revision, Value, WriteReply,
+};
 use crate::limits;
 
 pub(super) async fn get(
@@ -21,7 +23,11 @@ pub(super) async fn get(
     args: GetArgs,
 ) -> Result<Exit, CliError> {
     let key = to_key(args.key)?;
-    let request = ReadRequest { revision: args.rev.map(Revision), ..ReadRequest::get(key.clone()) };
+    let request = ReadRequest {
+        revision: args.rev.map(Revision),
+        consistency: consistency(args.stale),
+        ..ReadRequest::get(key.clone())
+    };
     let reply = client.read(request).await?;
     let Some(kv) = reply.range.kvs.into_iter().next() else {
         return Err(CliError::NoSuchKey { key: readable(key.as_bytes()), revision: args.rev });
@@ -98,6 +104,7 @@ pub(super) async fn range(
     let mut listing = Listing { json, keys_only: args.keys_only, printed: 0 };
     let mut left = args.limit;
     let mut request = ReadRequest {
+        consistency: consistency(args.stale),
         keys_only: args.keys_only,
         revision: args.rev.map(Revision),
         ..ReadRequest::range(key_range(args.prefix, args.from, args.to))
@@ -241,6 +248,10 @@ fn read_input(path: &Path, terminal: &mut Terminal<'_>, max_bytes: usize) -> Res
 
 fn to_key(text: OsString) -> Result<Key, CliError> {
     Ok(Key::new(text.into_encoded_bytes())?)
+}
+
+fn consistency(stale: bool) -> Consistency {
+    if stale { Consistency::Stale } else { Consistency::Linearizable }
 }
 
 fn key_range(prefix: Option<OsString>, from: Option<OsString>, to: Option<OsString>) -> KeyRange {

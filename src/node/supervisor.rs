@@ -234,7 +234,7 @@ impl Actor for PartActor {
         (_, stop): &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         match result {
-            Err(error) => Err(format!("{error:#}").into()),
+            Err(error) => Err(error.to_string().into()),
             Ok(()) if stop.is_cancelled() => {
                 myself.stop(None);
                 Ok(())

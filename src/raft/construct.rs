@@ -54,7 +54,9 @@ pub enum RaftStartError {
     #[error("the Raft settings are not valid: {0}")]
     Config(#[from] ConfigError),
     /// The stored log, vote or state could not be read.
-    #[error("Raft could not start from what is stored: {0}")]
+    #[error(
+        "Raft could not start from what is stored: {0}. Restore the data directory from a backup, or move it away and let the node join anew under another node id"
+    )]
     Storage(#[from] openraft::errors::Fatal<TypeConfig>),
 }
 

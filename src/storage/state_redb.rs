@@ -21,6 +21,7 @@ use tracing::{error, warn};
 
 use super::batch::{self, BatchEntry, Marks, PublishedMarks};
 use super::checkpoint::{Bell, Checkpointer};
+use super::database::{OpenDatabaseError, guarded};
 use super::fused_file::{Fuse, FusedFile};
 use super::head;
 use super::progress::Progress;
@@ -34,7 +35,8 @@ use crate::kv::types::{KvError, RangeReply, ReadRequest, Revision};
 use crate::limits;
 use crate::raft::types::{Applied, LogId, SnapshotMeta, StoredMembership};
 
-const STATE_FILE: &str = "state.redb";
+/// The file in a data directory. Must stay stable.
+pub const STATE_FILE: &str = "state.redb";
 const NEW_STATE_FILE: &str = "state.redb.new";
 const SNAPSHOT_DIR: &str = "snapshots";
 
@@ -405,7 +407,8 @@ fn open_existing(path: &Path, options: StorageOptions) -> Result<(Handle, Marks)
     let file = file.map_err(StorageError::io("open the database", path))?;
     // redb would take an empty file for a new database.
     if file.metadata().map_err(StorageError::io("look at the database", path))?.len() == 0 {
-        return Err(open_error(path, io::Error::new(io::ErrorKind::InvalidData, "the file is empty")));
+        let (path, problem) = (path.to_owned(), "the file is empty".to_owned());
+        return Err(OpenDatabaseError::Damaged { path, problem }.into());
     }
     let handle = open_database(path, file, options)?;
     let loaded = handle.read().and_then(|tables| {
@@ -421,19 +424,15 @@ fn open_existing(path: &Path, options: StorageOptions) -> Result<(Handle, Marks)
 
 fn open_database(path: &Path, file: File, options: StorageOptions) -> Result<Handle, StorageError> {
     let fuse = Fuse::default();
-    let file = FusedFile::new(file, fuse.clone()).map_err(|source| open_error(path, source))?;
     let cache_bytes = usize::try_from(options.cache_bytes).unwrap_or(usize::MAX);
-    let database = Database::builder()
-        .set_cache_size(cache_bytes)
+    let database = guarded(path, || {
+        let file = FusedFile::new(file, fuse.clone())?;
+        let mut builder = Database::builder();
         // Without it, redb trusts a file that was closed cleanly, and panics later where it is damaged.
-        .set_check_integrity_on_open(true)
-        .create_with_backend(file)
-        .map_err(|source| open_error(path, source))?;
+        builder.set_cache_size(cache_bytes).set_check_integrity_on_open(true);
+        Ok(builder.create_with_backend(file)?)
+    })?;
     Ok(Handle { database, fuse })
-}
-
-fn open_error(path: &Path, source: impl Into<redb::Error>) -> StorageError {
-    StorageError::Open { path: path.to_owned(), source: Box::new(source.into()) }
 }
 
 fn content(path: &Path, source: StateError) -> StorageError {

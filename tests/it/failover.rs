@@ -9,7 +9,8 @@ use aspen::kv::client::KvClient;
 use aspen::kv::types::{Key, KeyRange, Value};
 use bytes::Bytes;
 
-use crate::support::{Cluster, eventually};
+use crate::support::cluster::Cluster;
+use crate::support::eventually;
 
 const WRITERS: usize = 8;
 

@@ -1,5 +1,10 @@
 //! Integration tests, one binary for all topics.
 
+// All of this is test code, although clippy takes only the functions with `#[test]` for that. Tests say
+// on their output what they skipped, and what a node logged before they failed.
+#![allow(clippy::print_stderr, clippy::print_stdout, clippy::unwrap_used)]
+
+mod bad_input;
 mod failover;
 mod layers;
 mod support;

@@ -1,0 +1,225 @@
+//! Real `aspen-node` processes on loopback, each with its own data directory and ports of its own
+//! choice, stopped when dropped.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use aspen::kv::types::Peer;
+use aspen::transport::ticket::NodeTicket;
+
+use super::PATIENCE;
+
+/// One node: its data directory, and its process while it runs.
+pub struct Node {
+    /// Its id.
+    pub id: u64,
+    /// Its data directory.
+    pub dir: PathBuf,
+    launcher: Vec<String>,
+    flags: Vec<String>,
+    environment: Vec<(String, String)>,
+    process: Option<Child>,
+    /// Kept across restarts, so that clients find the node again.
+    http_addr: SocketAddr,
+    /// Kept across restarts, unless the node is made to move.
+    iroh_addr: SocketAddr,
+    /// Where the log of the last process begins.
+    log_start: usize,
+}
+
+/// Any free port on loopback.
+fn any_port() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+impl Node {
+    /// A node that is not started yet. Where `flags` do not say otherwise, it is placed on loopback and
+    /// in a directory of its own.
+    pub fn new(id: u64, base: &Path, flags: &[&str]) -> Self {
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let dir = base.join(format!("n{id}"));
+        Self {
+            id,
+            dir,
+            launcher: Vec::new(),
+            flags,
+            environment: Vec::new(),
+            process: None,
+            http_addr: any_port(),
+            iroh_addr: any_port(),
+            log_start: 0,
+        }
+    }
+
+    /// Adds flags for the starts to come.
+    pub fn with_flags<S: Into<String>>(mut self, flags: impl IntoIterator<Item = S>) -> Self {
+        self.flags.extend(flags.into_iter().map(Into::into));
+        self
+    }
+
+    /// Starts the node through a program that becomes it, such as one that sets limits.
+    pub fn with_launcher(mut self, words: &[&str]) -> Self {
+        self.launcher = words.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
+    /// Sets a variable of the environment, which is empty otherwise, for the starts to come.
+    pub fn with_env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts the process and waits until its ports are open.
+    pub fn start(&mut self) {
+        self.spawn();
+        let until = Instant::now() + PATIENCE;
+        while self.ticket().is_none() {
+            self.assert_running();
+            assert!(Instant::now() < until, "node {} wrote no ticket:\n{}", self.id, self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.http_addr = self.http();
+        self.iroh_addr = self.peer().info.addresses[0];
+    }
+
+    /// Starts the process without waiting for anything.
+    pub fn spawn(&mut self) {
+        assert!(!self.is_running(), "node {} runs already", self.id);
+        // The ticket of an earlier process would send us to ports that are gone.
+        std::fs::remove_file(self.dir.join("endpoint")).ok();
+        let mut log = File::options().create(true).append(true).open(self.log_path()).expect("the log opens");
+        let length = log.seek(SeekFrom::End(0)).expect("a file has an end");
+        self.log_start = usize::try_from(length).expect("a log fits into memory");
+        let dir = self.dir.to_str().expect("temporary directories have names in UTF-8");
+        let defaults = [
+            ("--node-id", self.id.to_string()),
+            ("--data-dir", dir.to_owned()),
+            ("--http-addr", self.http_addr.to_string()),
+            ("--iroh-addr", self.iroh_addr.to_string()),
+            ("--log-format", "text".to_owned()),
+        ];
+        let is_given = |name: &str| self.flags.iter().any(|flag| flag == name);
+        let defaults = defaults.into_iter().filter(|(name, _)| !is_given(name));
+        let mut words = self.launcher.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_aspen-node")]);
+        let child = Command::new(words.next().expect("the node's binary is the last word"))
+            .args(words)
+            .args(defaults.flat_map(|(name, value)| [name.to_owned(), value]))
+            .args(&self.flags)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a file handle can be copied"))
+            .stderr(log)
+            .spawn()
+            .expect("the node's binary starts");
+        self.process = Some(child);
+    }
+
+    /// Has the node come back at another iroh port at its next start.
+    pub fn move_at_next_start(&mut self) {
+        self.iroh_addr = any_port();
+    }
+
+    /// Ends the process as a power cut of the process would.
+    pub fn kill(&mut self) {
+        let mut child = self.process.take().expect("the node runs");
+        child.kill().expect("the process can be killed");
+        child.wait().expect("the process can be waited for");
+    }
+
+    /// Ends the process as systemd would, and waits for it.
+    pub fn terminate(&mut self) -> ExitStatus {
+        let mut child = self.process.take().expect("the node runs");
+        let pid = child.id().to_string();
+        let sent = Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs");
+        assert!(sent.success(), "SIGTERM was not sent to node {}", self.id);
+        wait_for_exit(&mut child)
+            .unwrap_or_else(|| panic!("node {} ignores SIGTERM:\n{}", self.id, self.log()))
+    }
+
+    /// Waits until the process has ended by itself.
+    pub fn wait_for_end(&mut self) -> ExitStatus {
+        let mut child = self.process.take().expect("the node runs");
+        wait_for_exit(&mut child).unwrap_or_else(|| panic!("node {} still runs:\n{}", self.id, self.log()))
+    }
+
+    /// The process has not ended by itself.
+    pub fn assert_running(&mut self) {
+        let child = self.process.as_mut().expect("the node runs");
+        if let Some(status) = child.try_wait().expect("the process can be asked") {
+            panic!("node {} ended with {status}:\n{}", self.id, self.log());
+        }
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("the node runs").id()
+    }
+
+    /// Whether the process was started and not ended by the test.
+    pub fn is_running(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// All that the node has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// What the process that was started last has logged.
+    pub fn last_log(&self) -> String {
+        self.log().split_off(self.log_start)
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.with_extension("log")
+    }
+
+    fn ticket(&self) -> Option<String> {
+        std::fs::read_to_string(self.dir.join("endpoint")).ok().map(|text| text.trim().to_owned())
+    }
+
+    /// The ticket as others need it.
+    pub fn endpoint(&self) -> String {
+        self.ticket().expect("a started node has written its ticket")
+    }
+
+    /// What the ticket says.
+    pub fn peer(&self) -> Peer {
+        let ticket: NodeTicket = self.endpoint().parse().expect("the ticket is valid");
+        ticket.into()
+    }
+
+    /// Where its HTTP API listens.
+    pub fn http(&self) -> SocketAddr {
+        self.peer().info.http_addr.expect("the ticket holds the HTTP address")
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.process.take() {
+            child.kill().ok();
+            child.wait().ok();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- node {}\n{}", self.id, self.log());
+        }
+    }
+}
+
+fn wait_for_exit(child: &mut Child) -> Option<ExitStatus> {
+    let until = Instant::now() + PATIENCE;
+    while Instant::now() < until {
+        if let Some(status) = child.try_wait().expect("the process can be asked") {
+            return Some(status);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    None
+}
