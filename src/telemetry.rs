@@ -17,7 +17,8 @@ use tracing_subscriber::{Layer, Registry, reload};
 /// What is logged unless settings say otherwise: everything of Aspen's that an operator should know,
 /// and of libraries what is wrong. openraft warns of each lost connection again and again, which the
 /// transport has said once already.
-pub const DEFAULT_FILTER: &str = "warn,aspen=info,aspen_node=info,openraft=error,iroh=error,iroh::socket=off";
+pub const DEFAULT_FILTER: &str =
+    "warn,aspen=info,aspen_node=info,openraft=error,iroh=error,iroh::socket=off,noq_proto=error";
 
 /// How logs are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

@@ -51,7 +51,8 @@ pub async fn add_learner(raft: &RaftHandle, peer: Peer) -> Result<MembershipChan
     }
     let node_id = peer.node_id;
     let changed = within_bound(raft.add_learner(node_id, peer.info, false)).await?;
-    await_caught_up(raft, node_id, limits::CATCH_UP_TIMEOUT_MS).await?;
+    // Once it has the entry that added it, it knows of its cluster.
+    await_log_at(raft, node_id, changed.log_index, limits::CATCH_UP_TIMEOUT_MS).await?;
     Ok(changed)
 }
 
@@ -75,7 +76,9 @@ pub async fn change(raft: &RaftHandle, change: MembershipChange) -> Result<Membe
         }
     }
     for node_id in voters.difference(&current_voters) {
-        await_caught_up(raft, *node_id, limits::REQUEST_TIMEOUT_MS).await?;
+        let last = metrics.last_log_index.unwrap_or(0);
+        let close = last.saturating_sub(limits::LOG_KEPT_BEHIND_SNAPSHOT_ENTRIES);
+        await_log_at(raft, *node_id, close, limits::REQUEST_TIMEOUT_MS).await?;
     }
 
     let mut changed = current(&metrics);
@@ -99,27 +102,22 @@ fn current(metrics: &Metrics) -> MembershipChanged {
     }
 }
 
-/// Waits until a node's log is known to be close behind the leader's.
-async fn await_caught_up(raft: &RaftHandle, node_id: NodeId, bound_ms: u64) -> Result<(), ClusterError> {
+/// Waits until a node is known to have the log up to `index`.
+async fn await_log_at(
+    raft: &RaftHandle,
+    node_id: NodeId,
+    index: u64,
+    bound_ms: u64,
+) -> Result<(), ClusterError> {
     let wait = raft.wait(Some(Duration::from_millis(bound_ms)));
-    let caught_up = wait.metrics(|metrics| is_caught_up(metrics, node_id), "the node catches up").await;
-    let Err(error) = caught_up else { return Ok(()) };
+    let reached = |metrics: &Metrics| matched_index(metrics, node_id) >= Some(index);
+    let Err(error) = wait.metrics(reached, "the node catches up").await else { return Ok(()) };
     tracing::debug!("waiting for node {node_id} ended: {error}");
-    let metrics = observe::metrics(raft);
-    let last = metrics.last_log_index.unwrap_or(0);
-    let reason = match matched_index(&metrics, node_id) {
-        Some(matched) => {
-            format!("its log ends at index {matched}, too far behind the leader's {last} to vote")
-        }
-        None => format!("it has not answered the leader within {bound_ms} ms, so it must not vote"),
+    let reason = match matched_index(&observe::metrics(raft), node_id) {
+        Some(matched) => format!("within {bound_ms} ms its log got to index {matched}, not to {index}"),
+        None => format!("it has not answered the leader within {bound_ms} ms"),
     };
     Err(ClusterError::Unreachable { node_id, reason })
-}
-
-fn is_caught_up(metrics: &Metrics, node_id: NodeId) -> bool {
-    let last = metrics.last_log_index.unwrap_or(0);
-    matched_index(metrics, node_id)
-        .is_some_and(|matched| matched + limits::LOG_KEPT_BEHIND_SNAPSHOT_ENTRIES >= last)
 }
 
 /// The last log index that a node is known to have on disk. Only a leader knows.

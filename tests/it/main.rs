@@ -6,5 +6,7 @@
 
 mod bad_input;
 mod failover;
+mod http_docs;
 mod layers;
+mod load;
 mod support;
