@@ -71,6 +71,11 @@ impl Retry {
         repeatable: bool,
     ) -> Result<Option<T>, ClusterError> {
         let reason = match attempt {
+            // The session was known when an earlier attempt took effect, if one did; whoever sent the
+            // write would take this refusal for a word about the only attempt.
+            Attempt::Done(Err(ClusterError::Kv(KvError::SessionExpired { .. }))) if self.unknown => {
+                return Err(self.outcome_unknown());
+            }
             Attempt::Done(result) => return result.map(Some),
             Attempt::NotDelivered(reason) => reason,
             Attempt::Unknown(reason) if repeatable => {
@@ -123,6 +128,19 @@ mod tests {
             }
         };
         assert_eq!(error.code(), "outcome_unknown");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_forgotten_session_is_no_clean_refusal_once_an_attempt_may_have_taken_effect() {
+        let expired = || -> Attempt<()> {
+            let error = KvError::SessionExpired { forgotten: crate::kv::types::Revision(7) };
+            Attempt::Done(Err(error.into()))
+        };
+        let mut first = Retry::within_ms(1_000);
+        assert_eq!(first.settle(expired(), true).await.unwrap_err().code(), "session_expired");
+        let mut second = Retry::within_ms(1_000);
+        assert_eq!(second.settle(unknown(), true).await, Ok(None));
+        assert_eq!(second.settle(expired(), true).await.unwrap_err().code(), "outcome_unknown");
     }
 
     #[tokio::test(start_paused = true)]
