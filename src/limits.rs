@@ -255,11 +255,11 @@ pub const CONFIG_FILE_MAX_BYTES: u64 = 1024 * 1024;
 pub const SECRET_FILE_MAX_BYTES: u64 = 4 * 1024;
 
 /// Heartbeat interval between nodes on one network, where a round trip is below a few milliseconds.
-pub const HEARTBEAT_LAN_INTERVAL_MS: u64 = 100;
+pub const HEARTBEAT_LAN_INTERVAL_MS: u64 = 200;
 
-/// Election timeout on one network, from and to. Three heartbeats may be lost, and a dead leader is
+/// Election timeout on one network, from and to. Two heartbeats may be lost, and a dead leader is
 /// replaced well within two seconds.
-pub const ELECTION_LAN_TIMEOUT_MS: (u64, u64) = (300, 600);
+pub const ELECTION_LAN_TIMEOUT_MS: (u64, u64) = (500, 800);
 
 /// Heartbeat interval over relays and between sites, where a round trip takes up to 250 ms.
 pub const HEARTBEAT_WAN_INTERVAL_MS: u64 = 500;

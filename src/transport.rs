@@ -71,7 +71,7 @@ impl LinkTimeouts {
     pub fn lan() -> Self {
         Self {
             idle: Duration::from_secs(3),
-            keep_alive: Duration::from_millis(500),
+            keep_alive: Duration::from_secs(1),
             path_idle: Duration::from_secs(2),
             connect: Duration::from_secs(3),
             rpc: Duration::from_secs(1),

@@ -96,7 +96,7 @@ fn without_any_settings_a_node_starts_on_loopback() {
     let raft = config.raft;
     assert_eq!(
         (raft.heartbeat_interval_ms, raft.election_timeout_min_ms, raft.election_timeout_max_ms),
-        (100, 300, 600)
+        (200, 500, 800)
     );
 }
 
@@ -122,7 +122,7 @@ fn a_table_is_filled_from_several_layers() {
         .and_env("ASPEN_RAFT__HEARTBEAT_INTERVAL_MS", "60");
     let raft = given.config().raft;
     assert_eq!((raft.heartbeat_interval_ms, raft.snapshot_every_entries), (50, 7));
-    assert_eq!(raft.election_timeout_min_ms, 300);
+    assert_eq!(raft.election_timeout_min_ms, 500);
 }
 
 #[test]
@@ -294,13 +294,13 @@ fn a_credential_of_systemd_is_accepted_with_the_modes_it_has() {
 
 #[test]
 fn timings_that_would_never_elect_a_leader_are_refused() {
-    Given::file("[raft]\nheartbeat_interval_ms = 200").refused(&[
-        "raft.election_timeout_min_ms = 300",
+    Given::file("[raft]\nheartbeat_interval_ms = 300").refused(&[
+        "raft.election_timeout_min_ms = 500",
         "default of network_profile \"lan\"",
-        "two heartbeats of 200 ms, set by file",
+        "two heartbeats of 300 ms, set by file",
     ]);
-    Given::file("[raft]\nelection_timeout_max_ms = 300")
-        .refused(&["raft.election_timeout_max_ms = 300", "not above election_timeout_min_ms = 300"]);
+    Given::file("[raft]\nelection_timeout_max_ms = 500")
+        .refused(&["raft.election_timeout_max_ms = 500", "not above election_timeout_min_ms = 500"]);
     Given::file("[raft]\nheartbeat_interval_ms = 0")
         .refused(&["raft.heartbeat_interval_ms = 0", "10 or more"]);
     Given::file("[raft]\nheartbeat_interval_ms = 9223372036854775807").refused(&["not within"]);
@@ -329,7 +329,7 @@ fn the_printed_configuration_shows_every_layer() {
         "http_addr = \"127.0.0.1:4600\" # default\n",
         "# http_token_file is not set\n",
         "peers = [\"ticket1\", \"ticket2\"] # environment variable ASPEN_PEERS\n",
-        "[raft]\nheartbeat_interval_ms = 100 # default of network_profile \"lan\"\n",
+        "[raft]\nheartbeat_interval_ms = 200 # default of network_profile \"lan\"\n",
         "history_revisions = 5 # file /",
     ] {
         assert!(text.contains(line), "no {line:?} in\n{text}");

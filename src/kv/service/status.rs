@@ -92,9 +92,11 @@ fn member(metrics: &Metrics, voters: &[NodeId], node_id: NodeId, info: &NodeInfo
         Role::Learner
     };
     let matched_index = membership::matched_index(metrics, node_id);
+    // A leader does not hear from itself.
     let last_heard_ms = metrics
         .heartbeat
         .as_ref()
+        .filter(|_| node_id != metrics.id)
         .and_then(|heartbeat| heartbeat.get(&node_id))
         .and_then(|heard| heard.as_ref())
         .and_then(|heard| u64::try_from(heard.elapsed().as_millis()).ok());
