@@ -3,7 +3,7 @@
 #
 #   scripts/aspen-cluster-smoke.sh [--nodes N] [--keep] [-- FLAG…]
 #
-# Flags behind `--` go to every aspen-node (for example `-- --storage memory`). Each phase prints one
+# Flags behind `--` go to every aspen-node (for example `-- --log-filter debug`). Each phase prints one
 # line; the last one is PASS, or the failing phase with the ends of the logs. docs/cluster-smoke.md
 # explains what it does and how to read it.
 set -euo pipefail
