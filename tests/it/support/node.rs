@@ -136,7 +136,9 @@ impl Node {
     pub fn terminate(&mut self) -> ExitStatus {
         let mut child = self.process.take().expect("the node runs");
         let pid = child.id().to_string();
-        let sent = Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs");
+        // The kill of the shell: the program is in a package that a small system does not have.
+        let sent =
+            Command::new("bash").args(["-c", &format!("kill -TERM {pid}")]).status().expect("bash runs");
         assert!(sent.success(), "SIGTERM was not sent to node {}", self.id);
         wait_for_exit(&mut child)
             .unwrap_or_else(|| panic!("node {} ignores SIGTERM:\n{}", self.id, self.log()))
