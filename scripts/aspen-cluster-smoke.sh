@@ -99,6 +99,15 @@ has_leader_other_than() { local now; now=$(leader "$2") && [ -n "$now" ] && [ "$
 # has_caught_up NODE KEY: its own state has the key, without asking the leader.
 has_caught_up() { aspen --addr "$(addr "$1")" get --stale "$2"; }
 
+# expect_first_values NODE: it answers with what was written through each node.
+expect_first_values() {
+  local k got
+  for k in $(seq "$nodes"); do
+    got=$(aspen --addr "$(addr "$1")" get "smoke/by-node-$k")
+    [ "$got" = "value $k" ] || fail "node $1 answered '$got' for smoke/by-node-$k, which is 'value $k'"
+  done
+}
+
 if [ ! -x "$bin/aspen-node" ] || [ ! -x "$bin/aspen" ] || [ "${SMOKE_BUILD:-yes}" = yes ]; then
   begin "build ($profile)"
   cargo build --quiet --profile "$profile" --bins
@@ -132,12 +141,7 @@ for i in $(seq "$nodes"); do aspen --addr "$(addr "$i")" put "smoke/by-node-$i" 
 done_phase "$nodes keys"
 
 begin "read through every node"
-for i in $(seq "$nodes"); do
-  for k in $(seq "$nodes"); do
-    got=$(aspen --addr "$(addr "$i")" get "smoke/by-node-$k")
-    [ "$got" = "value $k" ] || fail "node $i answered '$got' for smoke/by-node-$k, which is 'value $k'"
-  done
-done
+for i in $(seq "$nodes"); do expect_first_values "$i"; done
 done_phase "$((nodes * nodes)) reads"
 
 begin "kill -9 the leader"
@@ -163,10 +167,7 @@ done_phase "it has what it missed"
 
 begin "every write is there"
 for i in $(seq "$nodes"); do
-  for k in $(seq "$nodes"); do
-    got=$(aspen --addr "$(addr "$i")" get "smoke/by-node-$k")
-    [ "$got" = "value $k" ] || fail "node $i answered '$got' for smoke/by-node-$k, which is 'value $k'"
-  done
+  expect_first_values "$i"
   got=$(aspen --addr "$(addr "$i")" get smoke/after-the-kill)
   [ "$got" = "still here" ] || fail "node $i answered '$got' for smoke/after-the-kill"
   got=$(aspen --addr "$(addr "$i")" range --prefix smoke/later- --keys-only | grep -c 'smoke/later-')

@@ -134,20 +134,21 @@ impl Node {
 
     /// Ends the process as systemd would, and waits for it.
     pub fn terminate(&mut self) -> ExitStatus {
-        let mut child = self.process.take().expect("the node runs");
-        let pid = child.id().to_string();
+        let pid = self.pid();
         // The kill of the shell: the program is in a package that a small system does not have.
         let sent =
             Command::new("bash").args(["-c", &format!("kill -TERM {pid}")]).status().expect("bash runs");
         assert!(sent.success(), "SIGTERM was not sent to node {}", self.id);
-        wait_for_exit(&mut child)
-            .unwrap_or_else(|| panic!("node {} ignores SIGTERM:\n{}", self.id, self.log()))
+        self.wait_for_end()
     }
 
     /// Waits until the process has ended by itself.
     pub fn wait_for_end(&mut self) -> ExitStatus {
-        let mut child = self.process.take().expect("the node runs");
-        wait_for_exit(&mut child).unwrap_or_else(|| panic!("node {} still runs:\n{}", self.id, self.log()))
+        // It stays this node's until it has ended: a test that fails here must not leave it running.
+        let ended = wait_for_exit(self.process.as_mut().expect("the node runs"));
+        let status = ended.unwrap_or_else(|| panic!("node {} still runs:\n{}", self.id, self.log()));
+        self.process = None;
+        status
     }
 
     /// The process has not ended by itself.
