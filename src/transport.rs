@@ -10,6 +10,7 @@
 
 pub mod admission;
 mod forward;
+mod heartbeat;
 mod hello;
 mod link;
 pub mod network;

@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Transport;
+use super::heartbeat::HeartbeatLine;
 use super::link::Lane;
 use super::protocol::{AppendStream, CastPreVote, CastVote, HandOver, RaftRpcProtocol};
 use crate::kv::types::{NodeId, NodeInfo};
@@ -36,11 +37,11 @@ use crate::storage::snapshot::SnapshotData;
 const PIPELINE_DEPTH: usize = 64;
 
 /// The code that a connection is closed with when its answers stop coming.
-const STALLED: u32 = 408;
+pub(super) const STALLED: u32 = 408;
 
-type RpcError = RPCError<TypeConfig>;
-type AppendRequest = AppendEntriesRequest<TypeConfig>;
-type AppendResult = StreamAppendResult<TypeConfig>;
+pub(super) type RpcError = RPCError<TypeConfig>;
+pub(super) type AppendRequest = AppendEntriesRequest<TypeConfig>;
+pub(super) type AppendResult = StreamAppendResult<TypeConfig>;
 
 /// Makes clients of other nodes for Raft.
 pub struct Network(Transport);
@@ -51,9 +52,8 @@ impl Network {
     }
 
     fn client(&self, target: NodeId, stream_lane: Lane) -> PeerClient {
-        let timeouts = self.0.0.timeouts;
-        let stall = if stream_lane == Lane::Control { timeouts.rpc } else { timeouts.stall };
-        PeerClient { transport: self.0.clone(), target, stream_lane, stall }
+        let heartbeats = (stream_lane == Lane::Control).then(HeartbeatLine::default);
+        PeerClient { transport: self.0.clone(), target, heartbeats }
     }
 }
 
@@ -73,9 +73,8 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 pub struct PeerClient {
     transport: Transport,
     target: NodeId,
-    stream_lane: Lane,
-    /// How long an answer on the stream may take.
-    stall: Duration,
+    /// Present if all that is appended here are heartbeats.
+    heartbeats: Option<HeartbeatLine>,
 }
 
 impl PeerClient {
@@ -112,30 +111,59 @@ impl PeerClient {
         answer
     }
 
-    async fn open_stream<S>(&self, input: S) -> Result<AppendPipe, RpcError>
+    /// One beat after the other, until one fails or is refused.
+    fn beats<S>(&mut self, input: S) -> impl Stream<Item = Result<AppendResult, RpcError>> + Send
     where
         S: Stream<Item = AppendRequest> + Send + Unpin + 'static,
     {
-        let connection = self.connect(self.stream_lane).await?;
-        let client = irpc::Client::<RaftRpcProtocol>::boxed(IrohRemoteConnection::new(connection.clone()));
-        let opened = client.bidi_streaming::<_, AppendRequest, AppendResult>(
-            AppendStream,
-            PIPELINE_DEPTH,
-            PIPELINE_DEPTH,
-        );
-        let opened = tokio::time::timeout(self.stall, opened).await;
-        let Ok(opened) = opened else {
-            connection.close(VarInt::from_u32(STALLED), b"no stream");
-            return Err(RpcError::Unreachable(Unreachable::from_string("no stream could be opened in time")));
-        };
-        let (requests, results) = opened.map_err(|error| unreachable(&error))?;
+        futures::stream::unfold(Some((self, input)), |state| async move {
+            let (client, mut input) = state?;
+            let request = input.next().await?;
+            let result = client.beat(request).await;
+            count("heartbeat", result.is_ok());
+            let goes_on = matches!(result, Ok(Ok(_)));
+            Some((result, goes_on.then_some((client, input))))
+        })
+    }
+
+    async fn beat(&mut self, request: AppendRequest) -> Result<AppendResult, RpcError> {
+        let connection = self.connect(Lane::Control).await?;
+        let patience = self.transport.0.timeouts.rpc;
+        let line = self.heartbeats.as_mut().expect("only a client for heartbeats beats");
+        line.beat(connection, patience, request).await
+    }
+
+    async fn open_pipe<S>(&self, input: S) -> Result<AppendPipe, RpcError>
+    where
+        S: Stream<Item = AppendRequest> + Send + Unpin + 'static,
+    {
+        let connection = self.connect(Lane::Append).await?;
+        let stall = self.transport.0.timeouts.stall;
+        let (requests, results) = open_append_stream(&connection, stall).await?;
         let (sent, watch_sent) = watch::channel(0);
         let pump = AbortOnDropHandle::new(tokio::spawn(pump(input, requests, sent)));
-        Ok(AppendPipe { connection, results, sent: watch_sent, received: 0, stall: self.stall, _pump: pump })
+        Ok(AppendPipe { connection, results, sent: watch_sent, received: 0, stall, _pump: pump })
     }
 }
 
-fn unreachable(error: &(impl std::error::Error + 'static)) -> RpcError {
+/// Opens a stream of appends on a connection. One on which none can be opened in time is closed.
+pub(super) async fn open_append_stream(
+    connection: &Connection,
+    patience: Duration,
+) -> Result<(mpsc::Sender<AppendRequest>, mpsc::Receiver<AppendResult>), RpcError> {
+    let client = irpc::Client::<RaftRpcProtocol>::boxed(IrohRemoteConnection::new(connection.clone()));
+    let opened =
+        client.bidi_streaming::<_, AppendRequest, AppendResult>(AppendStream, PIPELINE_DEPTH, PIPELINE_DEPTH);
+    match tokio::time::timeout(patience, opened).await {
+        Ok(opened) => opened.map_err(|error| unreachable(&error)),
+        Err(_) => {
+            connection.close(VarInt::from_u32(STALLED), b"no stream");
+            Err(broken("no stream could be opened in time"))
+        }
+    }
+}
+
+pub(super) fn unreachable(error: &(impl std::error::Error + 'static)) -> RpcError {
     RpcError::Unreachable(Unreachable::from_string(format!("{error:#}")))
 }
 
@@ -200,7 +228,7 @@ impl AppendPipe {
     }
 }
 
-fn broken(reason: &str) -> RpcError {
+pub(super) fn broken(reason: &str) -> RpcError {
     RpcError::Unreachable(Unreachable::from_string(reason))
 }
 
@@ -221,13 +249,15 @@ impl NetStreamAppend<TypeConfig> for PeerClient {
     where
         S: Stream<Item = AppendRequest> + OptionalSend + Unpin + 'static,
     {
-        let kind = if self.stream_lane == Lane::Control { "heartbeat" } else { "append" };
         async move {
-            let pipe = self.open_stream(input).await.inspect_err(|_| count(kind, false))?;
+            if self.heartbeats.is_some() {
+                return Ok(self.beats(input).boxed());
+            }
+            let pipe = self.open_pipe(input).await.inspect_err(|_| count("append", false))?;
             let results = futures::stream::unfold(Some(pipe), move |pipe| async move {
                 let mut pipe = pipe?;
                 let result = pipe.next().await?;
-                count(kind, result.is_ok());
+                count("append", result.is_ok());
                 // A refusal or an error is the stream's last word.
                 let goes_on = matches!(result, Ok(Ok(_)));
                 Some((result, goes_on.then_some(pipe)))

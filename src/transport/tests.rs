@@ -3,7 +3,9 @@
 mod appends;
 mod cluster;
 mod door;
+mod follower;
 mod forwarding;
+mod heartbeats;
 mod reach;
 mod streams;
 mod support;

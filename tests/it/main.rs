@@ -9,4 +9,5 @@ mod failover;
 mod http_docs;
 mod layers;
 mod load;
+mod relay;
 mod support;

@@ -1,12 +1,10 @@
 //! A stream of appends, against a real follower and against ones that misbehave.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
-use iroh::endpoint::{Connection, ConnectionError};
-use irpc::WithChannels;
-use irpc::channel::mpsc;
+use iroh::endpoint::ConnectionError;
 use openraft::RaftNetworkFactory;
 use openraft::entry::RaftEntry;
 use openraft::errors::RPCError;
@@ -14,16 +12,12 @@ use openraft::network::{NetStreamAppend, NetVote, RPCOption};
 use openraft::raft::{AppendEntriesRequest, StreamAppendError, StreamAppendResult, VoteRequest};
 use openraft::vote::RaftLeaderIdExt;
 
-use super::support::{Caller, Identity, PATIENCE, TestNode, two_nodes};
+use super::follower::{Arrived, Follower, Request, STALL};
+use super::support::{PATIENCE, TestNode, two_nodes};
 use crate::kv::types::{NodeId, NodeInfo};
 use crate::raft::types::{Entry, LogId, TypeConfig, Vote};
-use crate::transport::LinkTimeouts;
 use crate::transport::network::PeerClient;
-use crate::transport::protocol::{HelloMessage, HelloProtocol, RaftRpcMessage, RaftRpcProtocol, Welcome};
 
-const STALL: Duration = Duration::from_millis(500);
-
-type Request = AppendEntriesRequest<TypeConfig>;
 type Answer = StreamAppendResult<TypeConfig>;
 type Answers<'a> = BoxStream<'a, Result<Answer, RPCError<TypeConfig>>>;
 
@@ -54,49 +48,6 @@ where
 
 async fn next(answers: &mut Answers<'_>) -> Option<Result<Answer, RPCError<TypeConfig>>> {
     tokio::time::timeout(PATIENCE, answers.next()).await.expect("it ends within its bound")
-}
-
-/// A follower whose answers the test gives.
-struct Follower {
-    caller: Caller,
-    node: TestNode,
-}
-
-/// One stream of appends that arrived at it.
-struct Arrived {
-    connection: Connection,
-    requests: mpsc::Receiver<Request>,
-    answers: mpsc::Sender<Answer>,
-}
-
-impl Arrived {
-    /// Takes one request and answers it.
-    async fn answer_one(&mut self) {
-        let request = self.requests.recv().await.unwrap().expect("a request comes");
-        let last = request.entries.last().map(|entry| entry.log_id);
-        self.answers.send(Ok(last)).await.unwrap();
-    }
-}
-
-impl Follower {
-    async fn start() -> Self {
-        let timeouts = LinkTimeouts { stall: STALL, ..LinkTimeouts::lan() };
-        let node = TestNode::start_as(Identity::of(1), timeouts).await;
-        let caller = Caller::known_to(&node).await;
-        Self { caller, node }
-    }
-
-    /// Lets the leader in and takes its stream.
-    async fn accept(&self) -> Arrived {
-        let connection = self.caller.endpoint.accept().await.unwrap().await.unwrap();
-        let hello = irpc_iroh::read_request::<HelloProtocol>(&connection).await.unwrap().unwrap();
-        let HelloMessage::Hello(WithChannels { inner, tx, .. }) = hello;
-        let info = self.caller.peer().info;
-        tx.send(Ok(Welcome { node_id: inner.target, cluster_id: None, info })).await.unwrap();
-        let request = irpc_iroh::read_request::<RaftRpcProtocol>(&connection).await.unwrap().unwrap();
-        let RaftRpcMessage::Append(WithChannels { tx, rx, .. }) = request else { panic!("{request:?}") };
-        Arrived { connection, requests: rx, answers: tx }
-    }
 }
 
 #[tokio::test]
