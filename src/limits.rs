@@ -216,6 +216,10 @@ pub const CLIENT_ATTEMPT_TIMEOUT_MS: u64 = 7_000;
 /// Time for a client's read or write in all, retries included.
 pub const CLIENT_TIMEOUT_MS: u64 = 20_000;
 
+/// Time after which a client gives up while nobody listens at any of its addresses. Above the restart
+/// of a node.
+pub const CLIENT_ABSENT_TIMEOUT_MS: u64 = 5_000;
+
 /// Time for one attempt of an operation that waits for other nodes, such as a learner's catching up.
 pub const CLIENT_SLOW_ATTEMPT_TIMEOUT_MS: u64 = HTTP_REQUEST_TIMEOUT_MS + 1_000;
 
@@ -324,6 +328,8 @@ const _: () = assert!(HTTP_COMPACT_TIMEOUT_MS + REQUEST_TIMEOUT_MS < HTTP_REQUES
 const _: () = assert!(HTTP_BODY_MAX_BYTES * 16 <= HTTP_BODIES_MAX_BYTES);
 const _: () = assert!(REQUEST_TIMEOUT_MS < CLIENT_ATTEMPT_TIMEOUT_MS);
 const _: () = assert!(CLIENT_ATTEMPT_TIMEOUT_MS * 2 < CLIENT_TIMEOUT_MS);
+const _: () = assert!(CLIENT_CONNECT_TIMEOUT_MS * 2 < CLIENT_ABSENT_TIMEOUT_MS);
+const _: () = assert!(CLIENT_ABSENT_TIMEOUT_MS < CLIENT_TIMEOUT_MS);
 const _: () = assert!(CLIENT_SLOW_ATTEMPT_TIMEOUT_MS < CLIENT_SLOW_TIMEOUT_MS);
 const _: () = assert!(CLIENT_IDLE_TIMEOUT_MS < HTTP_HEADER_TIMEOUT_MS);
 const _: () = assert!((CLIENT_LANES_MAX_COUNT as u64) * 8 < SESSIONS_MAX_COUNT);

@@ -214,7 +214,7 @@ impl KvClient {
         let lane = tokio::time::timeout_at(deadline.at, self.inner.lanes.take());
         let lane = lane.await.map_err(|_| ClientError::Busy {
             in_work: limits::CLIENT_LANES_MAX_COUNT,
-            waited_ms: deadline.waited_ms,
+            waited_ms: deadline.waited_ms(),
         })?;
         let result = self.write_in(&lane, WriteOp::Txn(txn), deadline).await;
         if !result.as_ref().is_err_and(ClientError::is_outcome_unknown) {

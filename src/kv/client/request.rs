@@ -4,9 +4,9 @@
 //! then on a failure is reported as an unknown outcome rather than as nothing done.
 //!
 //! # Tiger Style
-//! Ends at its deadline. Each round asks each address once, and each leader that was named in it;
-//! between rounds it pauses, longer each time. One reply has at most
-//! [`limits::CLIENT_REPLY_MAX_BYTES`].
+//! Ends at its deadline, or after [`limits::CLIENT_ABSENT_TIMEOUT_MS`] in which nobody listened at any
+//! address. Each round asks each address once, and each leader that was named in it; between rounds it
+//! pauses, longer each time. One reply has at most [`limits::CLIENT_REPLY_MAX_BYTES`].
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -65,17 +65,21 @@ impl Call {
     }
 }
 
-/// When a call ends, and how long that is in all.
+/// When a call began, and when it ends.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadline {
+    began: Instant,
     pub(super) at: Instant,
-    pub(super) waited_ms: u64,
 }
 
 impl Deadline {
     pub(super) fn after(timeout: Duration) -> Self {
-        let waited_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-        Self { at: Instant::now() + timeout, waited_ms }
+        let began = Instant::now();
+        Self { began, at: began + timeout }
+    }
+
+    pub(super) fn waited_ms(self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     pub(super) fn has_passed(self) -> bool {
@@ -87,6 +91,8 @@ impl Deadline {
 #[derive(Default)]
 struct Progress {
     tried: Vec<Address>,
+    /// Whether an attempt got as far as a node, or what stands in its place.
+    was_heard: bool,
     unsure: bool,
     last_refusal: Option<ClientError>,
     last_reason: String,
@@ -115,7 +121,7 @@ impl Progress {
     fn error(&mut self, call: &Call) -> ClientError {
         let error = self.last_refusal.take().unwrap_or_else(|| ClientError::Unreachable {
             tried: self.tried.clone(),
-            waited_ms: call.deadline.waited_ms,
+            waited_ms: call.deadline.waited_ms(),
             reason: self.last_reason.clone(),
             outcome_unknown: false,
         });
@@ -158,7 +164,9 @@ impl Http {
                 return outcome.map_err(|error| error.with_outcome(progress.outcome_unknown(call)));
             }
             let pause = pauses.next().expect("the pauses have no end");
-            if Instant::now() + pause >= call.deadline.at {
+            let is_absent =
+                !progress.was_heard && call.deadline.waited_ms() >= limits::CLIENT_ABSENT_TIMEOUT_MS;
+            if is_absent || Instant::now() + pause >= call.deadline.at {
                 return Err(progress.error(call));
             }
             tokio::time::sleep(pause).await;
@@ -183,7 +191,9 @@ impl Http {
             }
             asked.push(address.clone());
             progress.saw(&address);
-            let again = match judge(call.also_answer, &address, self.attempt(call, &address).await) {
+            let attempt = self.attempt(call, &address).await;
+            progress.was_heard |= !matches!(attempt, Attempt::NotSent { .. });
+            let again = match judge(call.also_answer, &address, attempt) {
                 Verdict::Done(reply) => {
                     self.targets.prefer(&address);
                     return Some(Ok(reply));

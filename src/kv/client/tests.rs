@@ -178,6 +178,19 @@ async fn write_that_no_node_saw_is_known_not_to_have_happened() {
 }
 
 #[tokio::test]
+async fn addresses_where_nobody_listens_are_given_up_before_the_time_is() {
+    let client = client(&[dead().await, dead().await]);
+    let start = Instant::now();
+    let error = put(&client).await.unwrap_err();
+    let ClientError::Unreachable { tried, waited_ms, outcome_unknown: false, .. } = &error else {
+        panic!("{error}");
+    };
+    assert_eq!(tried.len(), 2);
+    assert!((limits::CLIENT_ABSENT_TIMEOUT_MS..limits::CLIENT_TIMEOUT_MS / 2).contains(waited_ms), "{error}");
+    assert!(start.elapsed().as_millis() >= u128::from(*waited_ms));
+}
+
+#[tokio::test]
 async fn lost_quorum_is_waited_for_and_then_reported_in_the_nodes_words() {
     let node = FakeNode::start([refused(503, &no_quorum()), refused(503, &no_quorum()), written(3)]).await;
     put(&client(&[node.address])).await.unwrap();
