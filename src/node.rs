@@ -41,6 +41,7 @@ use crate::raft::RaftHandle;
 use crate::raft::actor::RaftActor;
 use crate::raft::construct::{self, RaftSettings, RaftStartError, RaftTimings};
 use crate::raft::freshness::Freshness;
+use crate::raft::operations::Operations;
 use crate::storage::log_mem::MemoryLog;
 use crate::storage::log_redb::{LOG_FILE, OpenLogError, RedbLog};
 use crate::storage::metadata::{METADATA_FILE, Metadata, MetadataError};
@@ -218,7 +219,7 @@ impl Node {
         let freshness = Arc::new(Freshness::default());
         let service = KvService::new(ServiceParts {
             raft: started.raft.clone(),
-            actor,
+            operations: Operations::of(actor),
             reader: started.reader.clone(),
             timings,
             forwarder: Arc::new(transport.clone()),

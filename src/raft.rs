@@ -3,11 +3,14 @@
 //! Reads and writes call [`RaftHandle`] directly; only lifecycle and membership go through the actor.
 //! It must never import the network: `node` injects one.
 
+#[cfg(not(madsim))]
 pub mod actor;
 pub mod construct;
 pub mod freshness;
 pub mod membership;
 pub mod observe;
+pub mod operations;
+pub mod runtime;
 pub mod types;
 
 /// A running Raft node.

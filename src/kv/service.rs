@@ -22,8 +22,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use openraft::errors::{ClientWriteError, RaftError};
+use openraft::type_config::TypeConfigExt;
 use openraft::{Instant, ReadPolicy};
-use ractor::ActorRef;
 
 use self::attempt::{Attempt, Retry};
 use self::read_index::ReadIndex;
@@ -35,11 +35,11 @@ use super::types::{
 };
 use crate::limits;
 use crate::raft::RaftHandle;
-use crate::raft::actor::RaftMessage;
 use crate::raft::construct::RaftTimings;
 use crate::raft::freshness::Freshness;
 use crate::raft::observe::{self, Route};
-use crate::raft::types::{Applied, Proposal};
+use crate::raft::operations::{Operations, Unanswered};
+use crate::raft::types::{Applied, Proposal, TypeConfig};
 use crate::storage::record::encode_command;
 use crate::storage::state::StateReader;
 
@@ -47,8 +47,8 @@ use crate::storage::state::StateReader;
 pub struct ServiceParts {
     /// The running Raft node.
     pub raft: RaftHandle,
-    /// Its actor, which owns operations on the membership.
-    pub actor: ActorRef<RaftMessage>,
+    /// The operations on its membership.
+    pub operations: Operations,
     /// Read access to its state.
     pub reader: StateReader,
     /// Its timings, which say when a leader has lost its quorum.
@@ -145,10 +145,10 @@ impl KvService {
                     {
                         return Attempt::Done(Err(ClusterError::Unreachable { node_id, reason }));
                     }
-                    self.change(|reply| RaftMessage::AddLearner(peer, reply)).await
+                    changed(self.0.parts.operations.add_learner(peer, bound).await)
                 }
                 ForwardRequest::ChangeMembership(change) => {
-                    self.change(|reply| RaftMessage::ChangeMembership(change, reply)).await
+                    changed(self.0.parts.operations.change(change, bound).await)
                 }
             }
         };
@@ -181,27 +181,13 @@ impl KvService {
         }
     }
 
-    async fn change(
-        &self,
-        message: impl FnOnce(ractor::RpcReplyPort<Result<MembershipChanged, ClusterError>>) -> RaftMessage,
-    ) -> Attempt<ForwardReply> {
-        let bound = Duration::from_millis(limits::MEMBERSHIP_TIMEOUT_MS);
-        match self.0.parts.actor.call(message, Some(bound)).await {
-            Ok(ractor::rpc::CallResult::Success(Ok(changed))) => {
-                Attempt::Done(Ok(ForwardReply::Membership(changed)))
-            }
-            Ok(ractor::rpc::CallResult::Success(Err(error))) => Attempt::of_refusal(error),
-            Ok(_) => Attempt::Unknown("the Raft actor gave no answer".to_owned()),
-            Err(error) => Attempt::Done(Err(stopping(&error.to_string()).into())),
-        }
-    }
-
     /// Asks the leader on another node.
     async fn ask(&self, leader: NodeId, request: ForwardRequest, bound_ms: u64) -> Attempt<ForwardReply> {
         // A leader that died leaves its connection silent for seconds: a new one is heard of sooner.
         let deposed = self.0.parts.raft.wait(None);
         let deposed = deposed.metrics(|metrics| metrics.current_leader != Some(leader), "another leader");
         let answer = tokio::select! {
+            biased;
             answer = self.0.parts.forwarder.forward(leader, request, bound_ms) => answer,
             _ = deposed => return Attempt::Unknown(format!("node {leader} lost the leadership")),
         };
@@ -248,7 +234,9 @@ impl KvService {
     fn age(&self) -> Option<Duration> {
         let metrics = observe::metrics(&self.0.parts.raft);
         match observe::route(&metrics, &self.0.parts.timings) {
-            Route::Local => Some(metrics.last_quorum_acked.map_or(Duration::ZERO, |acked| acked.elapsed())),
+            Route::Local => {
+                Some(metrics.last_quorum_acked.map_or(Duration::ZERO, |acked| Instant::elapsed(&*acked)))
+            }
             _ => self.0.parts.freshness.age(self.0.parts.reader.applied_index()),
         }
     }
@@ -280,7 +268,7 @@ impl KeyValueStore for KvService {
         let (revision, range) = match &request.range {
             KeyRange::Key(_) => reader.read(&request)?,
             // A scan takes long enough to be in the way of other tasks.
-            _ => tokio::task::spawn_blocking(move || reader.read(&request))
+            _ => TypeConfig::spawn_blocking(move || reader.read(&request))
                 .await
                 .map_err(|error| KvError::Storage { reason: error.to_string() })??,
         };
@@ -322,6 +310,16 @@ async fn confirm_read_index(service: Weak<Inner>) -> Result<u64, KvError> {
         Ok(ForwardReply::ReadIndex(index)) => Ok(index),
         Ok(other) => panic!("a read index was answered with {other:?}"),
         Err(error) => Err(kv_error(error)),
+    }
+}
+
+/// What became of an operation on the membership.
+fn changed(outcome: Result<Result<MembershipChanged, ClusterError>, Unanswered>) -> Attempt<ForwardReply> {
+    match outcome {
+        Ok(Ok(changed)) => Attempt::Done(Ok(ForwardReply::Membership(changed))),
+        Ok(Err(error)) => Attempt::of_refusal(error),
+        Err(Unanswered::Stopping(reason)) => Attempt::Done(Err(stopping(&reason).into())),
+        Err(error @ Unanswered::Lost) => Attempt::Unknown(error.to_string()),
     }
 }
 

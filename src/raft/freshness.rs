@@ -3,8 +3,16 @@
 //! A follower learns the leader's commit index with every append; once it has applied that index, it
 //! is as fresh as the moment it heard of it. Transit time is not counted: clocks are not compared.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use futures::{Stream, StreamExt};
+use openraft::async_runtime::WatchReceiver;
+use openraft::raft::AppendEntriesRequest;
+
+use super::RaftHandle;
+use super::types::TypeConfig;
+use crate::storage::state::StateReader;
 
 /// Tracks the last moment at which this node had applied all it knew to be committed.
 #[derive(Debug, Default)]
@@ -21,6 +29,27 @@ struct Heard {
 }
 
 impl Freshness {
+    /// Listens to a stream of appends on its way to Raft.
+    pub fn listen<S>(
+        self: Arc<Self>,
+        raft: &RaftHandle,
+        reader: StateReader,
+        requests: S,
+    ) -> impl Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + use<S>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send,
+    {
+        let metrics = raft.metrics();
+        requests.inspect(move |request| {
+            // A deposed leader that does not know it yet has no news, and no right to call old news
+            // fresh.
+            if request.vote >= metrics.borrow_watched().vote {
+                let committed = request.leader_commit.as_ref().map(|log_id| log_id.index());
+                self.heard(committed, reader.applied_index());
+            }
+        })
+    }
+
     /// The leader said, just now, that everything up to `committed_index` is committed (absent: nothing is).
     pub fn heard(&self, committed_index: Option<u64>, applied_index: Option<u64>) {
         let now = Instant::now();

@@ -81,7 +81,7 @@ fn quorum_lost_for(metrics: &Metrics, timings: &RaftTimings) -> Option<Duration>
         return None;
     }
     // A leader without any acknowledgement has just been elected, by a quorum.
-    let silent = metrics.last_quorum_acked.as_ref()?.elapsed();
+    let silent = Instant::elapsed(&**metrics.last_quorum_acked.as_ref()?);
     (silent > Duration::from_millis(timings.quorum_lost_after_ms())).then_some(silent)
 }
 

@@ -14,7 +14,7 @@ openraft::declare_raft_types!(
         R = Applied,
         NodeId = NodeId,
         Node = NodeInfo,
-        AsyncRuntime = openraft_rt_tokio::TokioRuntime,
+        AsyncRuntime = super::runtime::Runtime,
 );
 
 /// An encoded command. It is encoded once, where the client's request arrives, and shared from there

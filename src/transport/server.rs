@@ -14,7 +14,6 @@ use irpc::WithChannels;
 use irpc::channel::mpsc;
 use irpc::rpc::RemoteService;
 use irpc::util::AsyncReadVarintExt;
-use openraft::async_runtime::WatchReceiver;
 use openraft::raft::AppendEntriesRequest;
 use tokio::io::AsyncReadExt;
 use tokio::sync::Semaphore;
@@ -237,7 +236,6 @@ async fn append(
     handlers: Handlers,
 ) -> Result<(), StreamError> {
     let WithChannels { tx, rx, .. } = request;
-    let (freshness, reader) = (handlers.freshness, handlers.reader);
     let requests =
         futures::stream::unfold(rx, |mut rx: mpsc::Receiver<AppendEntriesRequest<TypeConfig>>| async {
             match rx.recv().await {
@@ -249,14 +247,7 @@ async fn append(
                 }
             }
         });
-    let metrics = handlers.raft.metrics();
-    let requests = requests.inspect(move |request| {
-        // A deposed leader that does not know it yet has no news, and no right to call old news fresh.
-        if request.vote >= metrics.borrow_watched().vote {
-            let committed = request.leader_commit.as_ref().map(|log_id| log_id.index());
-            freshness.heard(committed, reader.applied_index());
-        }
-    });
+    let requests = handlers.freshness.listen(&handlers.raft, handlers.reader, requests);
     let mut results = std::pin::pin!(handlers.raft.stream_append(requests));
     while let Some(result) = results.next().await {
         let result = result.map_err(|fatal| StreamError::Send(fatal.to_string()))?;

@@ -12,8 +12,8 @@ use crate::kv::types::{
     ClusterError, ClusterId, ClusterStatus, KvError, MembershipChange, MembershipChanged, Peer,
 };
 use crate::limits;
-use crate::raft::actor::RaftMessage;
 use crate::raft::observe;
+use crate::raft::operations::Unanswered;
 use crate::storage::metadata::Metadata;
 
 /// What this node says about itself to others, with its addresses of the moment.
@@ -60,11 +60,12 @@ impl ClusterController for RaftCluster {
             adopted.map_err(|error| KvError::Storage { reason: error.to_string() })?;
         }
         let bound = Duration::from_millis(limits::REQUEST_TIMEOUT_MS);
-        let called = inner.parts.actor.call(|reply| RaftMessage::Init(own, reply), Some(bound)).await;
-        match called {
-            Ok(ractor::rpc::CallResult::Success(result)) => result?,
-            Ok(_) => return Err(KvError::OutcomeUnknown { waited_ms: limits::REQUEST_TIMEOUT_MS }.into()),
-            Err(error) => return Err(stopping(&error.to_string()).into()),
+        match inner.parts.operations.init(own, bound).await {
+            Ok(outcome) => outcome?,
+            Err(Unanswered::Lost) => {
+                return Err(KvError::OutcomeUnknown { waited_ms: limits::REQUEST_TIMEOUT_MS }.into());
+            }
+            Err(Unanswered::Stopping(reason)) => return Err(stopping(&reason).into()),
         }
         // Raft's metrics tell a moment later.
         let initialized = inner.parts.raft.wait(Some(bound));
