@@ -4,9 +4,10 @@
 const LAYERS: &[(&str, &[&str])] = &[
     ("limits", &[]),
     ("kv::types", &["limits"]),
-    ("raft::types", &["kv::types", "limits"]),
+    ("raft::runtime", &[]),
+    ("raft::types", &["raft::runtime", "kv::types", "limits"]),
     ("storage", &["kv::types", "raft::types", "limits"]),
-    ("raft", &["storage", "kv::types", "raft::types", "limits"]),
+    ("raft", &["storage", "kv::types", "raft::runtime", "raft::types", "limits"]),
     ("kv", &["raft", "storage", "kv::types", "raft::types", "limits"]),
     ("api", &["kv", "kv::types", "limits"]),
     ("cli", &["kv", "kv::types", "limits"]),
@@ -24,9 +25,9 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("iroh", &["transport", "cluster", "node", "config"]),
     ("irpc", &["transport", "cluster", "node"]),
     ("axum", &["api", "node"]),
-    ("openraft", &["storage", "raft::types", "raft", "kv", "transport", "cluster", "node"]),
+    ("openraft", &["storage", "raft::runtime", "raft::types", "raft", "kv", "transport", "cluster", "node"]),
     ("redb", &["storage"]),
-    ("ractor", &["raft", "kv", "cluster", "transport", "node"]),
+    ("ractor", &["raft", "cluster", "transport", "node"]),
 ];
 
 /// The layer of a module, the root of the crate being none.
