@@ -1,80 +1,131 @@
-//! The thread that makes durable checkpoints, at an interval and when it is asked to.
+//! Durable checkpoints, made at an interval and when one is asked for: by a thread, or by a task in the
+//! simulation, which has one thread and time of its own.
 
-use std::io;
-use std::sync::{Arc, Condvar, Mutex};
-use std::thread::JoinHandle;
-use std::time::Duration;
+#[cfg(madsim)]
+pub(crate) use simulated::{Bell, Checkpointer};
+#[cfg(not(madsim))]
+pub(crate) use threaded::{Bell, Checkpointer};
 
-/// A thread that runs a checkpoint again and again. It ends, and is waited for, when this is dropped.
-#[derive(Debug)]
-pub(crate) struct Checkpointer {
-    bell: Arc<Bell>,
-    thread: Option<JoinHandle<()>>,
-}
+#[cfg(not(madsim))]
+mod threaded {
+    use std::io;
+    use std::sync::{Arc, Condvar, Mutex};
+    use std::thread::JoinHandle;
+    use std::time::Duration;
 
-/// Wakes the thread before its time.
-#[derive(Debug, Default)]
-pub(crate) struct Bell {
-    rung: Mutex<Rung>,
-    heard: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Rung {
-    now: bool,
-    stop: bool,
-}
-
-impl Bell {
-    /// Asks for a checkpoint now.
-    pub(crate) fn ring(&self) {
-        self.lock().now = true;
-        self.heard.notify_one();
-    }
-
-    fn stop(&self) {
-        self.lock().stop = true;
-        self.heard.notify_one();
-    }
-
-    /// Waits for the interval to pass or the bell to ring. Returns whether to go on.
-    fn wait(&self, interval: Duration) -> bool {
-        let (mut rung, _) = self
-            .heard
-            .wait_timeout_while(self.lock(), interval, |rung| !rung.now && !rung.stop)
-            .expect("no code panics while it holds this lock");
-        rung.now = false;
-        !rung.stop
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Rung> {
-        self.rung.lock().expect("no code panics while it holds this lock")
-    }
-}
-
-impl Checkpointer {
-    pub(crate) fn start(
+    /// A thread that runs a checkpoint again and again. It ends, and is waited for, when this is dropped.
+    #[derive(Debug)]
+    pub(crate) struct Checkpointer {
         bell: Arc<Bell>,
-        interval: Duration,
-        checkpoint: impl Fn() + Send + 'static,
-    ) -> io::Result<Self> {
-        let heard = bell.clone();
-        let thread = std::thread::Builder::new().name("state-checkpoint".to_owned()).spawn(move || {
-            while heard.wait(interval) {
-                checkpoint();
+        thread: Option<JoinHandle<()>>,
+    }
+
+    /// Wakes the thread before its time.
+    #[derive(Debug, Default)]
+    pub(crate) struct Bell {
+        rung: Mutex<Rung>,
+        heard: Condvar,
+    }
+
+    #[derive(Debug, Default)]
+    struct Rung {
+        now: bool,
+        stop: bool,
+    }
+
+    impl Bell {
+        /// Asks for a checkpoint now.
+        pub(crate) fn ring(&self) {
+            self.lock().now = true;
+            self.heard.notify_one();
+        }
+
+        fn stop(&self) {
+            self.lock().stop = true;
+            self.heard.notify_one();
+        }
+
+        /// Waits for the interval to pass or the bell to ring. Returns whether to go on.
+        fn wait(&self, interval: Duration) -> bool {
+            let (mut rung, _) = self
+                .heard
+                .wait_timeout_while(self.lock(), interval, |rung| !rung.now && !rung.stop)
+                .expect("no code panics while it holds this lock");
+            rung.now = false;
+            !rung.stop
+        }
+
+        fn lock(&self) -> std::sync::MutexGuard<'_, Rung> {
+            self.rung.lock().expect("no code panics while it holds this lock")
+        }
+    }
+
+    impl Checkpointer {
+        pub(crate) fn start(
+            bell: Arc<Bell>,
+            interval: Duration,
+            checkpoint: impl Fn() + Send + 'static,
+        ) -> io::Result<Self> {
+            let heard = bell.clone();
+            let thread =
+                std::thread::Builder::new().name("state-checkpoint".to_owned()).spawn(move || {
+                    while heard.wait(interval) {
+                        checkpoint();
+                    }
+                })?;
+            Ok(Self { bell, thread: Some(thread) })
+        }
+    }
+
+    impl Drop for Checkpointer {
+        fn drop(&mut self) {
+            self.bell.stop();
+            if let Some(thread) = self.thread.take()
+                && thread.join().is_err()
+            {
+                tracing::error!("the checkpoint thread panicked");
             }
-        })?;
-        Ok(Self { bell, thread: Some(thread) })
+        }
     }
 }
 
-impl Drop for Checkpointer {
-    fn drop(&mut self) {
-        self.bell.stop();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the checkpoint thread panicked");
+#[cfg(madsim)]
+mod simulated {
+    use std::io;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use tokio::sync::Notify;
+
+    /// A task that runs a checkpoint again and again. It ends with the node.
+    #[derive(Debug)]
+    pub(crate) struct Checkpointer(());
+
+    /// Wakes the task before its time.
+    #[derive(Debug, Default)]
+    pub(crate) struct Bell(Notify);
+
+    impl Bell {
+        /// Asks for a checkpoint now.
+        pub(crate) fn ring(&self) {
+            self.0.notify_one();
+        }
+    }
+
+    impl Checkpointer {
+        pub(crate) fn start(
+            bell: Arc<Bell>,
+            interval: Duration,
+            checkpoint: impl Fn() + Send + 'static,
+        ) -> io::Result<Self> {
+            tokio::spawn(async move {
+                // It holds only its bell and what the checkpoint needs, which a killed node takes along.
+                loop {
+                    tokio::time::timeout(interval, bell.0.notified()).await.ok();
+                    checkpoint();
+                }
+            });
+            Ok(Self(()))
         }
     }
 }

@@ -28,6 +28,10 @@ pub trait Disk: fmt::Debug + Send + Sync {
     /// Where that cannot be told.
     fn exists(&self, path: &Path) -> io::Result<bool>;
 
+    /// How long the next sync takes, in the time of the simulation.
+    #[cfg(madsim)]
+    fn sync_time(&self) -> std::time::Duration;
+
     /// Makes a directory, and those above it, where they are missing.
     ///
     /// # Errors

@@ -13,6 +13,7 @@
 //! - The log is purged no further than the state on disk.
 
 mod open;
+mod queue;
 mod reader;
 mod writer;
 
@@ -22,18 +23,18 @@ mod tests;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, mpsc};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use redb::{Database, TableDefinition};
 use tokio::sync::{Notify, oneshot};
-use tracing::{debug, error};
+use tracing::debug;
 
 pub use open::OpenLogError;
 pub use reader::RedbLogReader;
 
+use self::queue::Running;
 use self::writer::{Command, Queued, Writer};
 use super::disk::{Disk, RealDisk};
 use super::log_view::{LogError, LogView, entry_bytes};
@@ -59,7 +60,7 @@ pub const LOG_FILE: &str = "raft.redb";
 #[derive(Debug)]
 pub struct RedbLog {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    running: Running,
 }
 
 /// What the log, its readers and its thread have in common.
@@ -78,7 +79,7 @@ struct State {
     view: LogView,
     /// Absent once the log is dropped. Commands are sent under this lock, so that the queue has the
     /// order of the view's changes.
-    queue: Option<mpsc::Sender<Queued>>,
+    queue: Option<queue::Sender>,
     queued_bytes: usize,
     failure: Option<Arc<str>>,
 }
@@ -90,7 +91,7 @@ impl RedbLog {
     /// # Errors
     /// The file cannot be opened, is foreign or damaged, or its log has a hole.
     pub fn open(path: &Path, cache_bytes: usize, progress: Arc<Progress>) -> Result<Self, OpenLogError> {
-        Self::open_on(&RealDisk, path, cache_bytes, progress)
+        Self::open_on(Arc::new(RealDisk), path, cache_bytes, progress)
     }
 
     /// The same on any disk.
@@ -98,17 +99,22 @@ impl RedbLog {
     /// # Errors
     /// The same.
     pub fn open_on(
-        disk: &dyn Disk,
+        disk: Arc<dyn Disk>,
         path: &Path,
         cache_bytes: usize,
         progress: Arc<Progress>,
     ) -> Result<Self, OpenLogError> {
-        let (database, view) = open::file(disk, path, cache_bytes)?;
-        Self::start(database, view, progress)
+        let (database, view) = open::file(&*disk, path, cache_bytes)?;
+        Self::start(database, view, disk, progress)
     }
 
-    fn start(database: Database, view: LogView, progress: Arc<Progress>) -> Result<Self, OpenLogError> {
-        let (queue, commands) = mpsc::channel();
+    fn start(
+        database: Database,
+        view: LogView,
+        #[cfg_attr(not(madsim), expect(unused_variables))] disk: Arc<dyn Disk>,
+        progress: Arc<Progress>,
+    ) -> Result<Self, OpenLogError> {
+        let (queue, commands) = queue::channel();
         progress.set_flushed(view.flushed());
         let state = State { view, queue: Some(queue), queued_bytes: 0, failure: None };
         let shared = Arc::new(Shared {
@@ -118,12 +124,12 @@ impl RedbLog {
             drained: Notify::new(),
             commits: AtomicU64::new(0),
         });
-        let writer = Writer::new(Arc::clone(&shared), commands);
-        let thread = std::thread::Builder::new()
-            .name("aspen-log".to_owned())
-            .spawn(move || writer.run())
-            .map_err(OpenLogError::Thread)?;
-        Ok(Self { shared, thread: Some(thread) })
+        let writer = Writer::new(Arc::clone(&shared));
+        #[cfg(not(madsim))]
+        let running = Running::start(writer, commands);
+        #[cfg(madsim)]
+        let running = Running::start(writer, commands, disk);
+        Ok(Self { shared, running: running.map_err(OpenLogError::Thread)? })
     }
 
     /// A reader, which may outlive the log.
@@ -299,11 +305,7 @@ impl Drop for RedbLog {
     /// Blocks for the time of the last commit, which is the price of a clean end.
     fn drop(&mut self) {
         self.shared.lock().queue = None;
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            error!("the thread of the log panicked; its last words are above");
-        }
+        self.running.join();
     }
 }
 

@@ -145,6 +145,8 @@ impl Store {
                 TypeConfig::spawn_blocking(move || state.build_snapshot()).await?
             }
             Self::Redb(state) => {
+                #[cfg(madsim)]
+                state.log_catches_up().await;
                 let state = state.clone();
                 TypeConfig::spawn_blocking(move || state.build_snapshot()).await?
             }

@@ -218,6 +218,19 @@ impl SimulatedDisk {
         self.lock().faults.delays = true;
     }
 
+    /// Sets the bounds of the time that a sync takes, in the time of the simulation.
+    #[cfg(madsim)]
+    pub fn set_sync_time(&self, from: Duration, to: Duration) {
+        self.lock().faults.sync_time = (from, to);
+    }
+
+    #[cfg(madsim)]
+    fn draw_sync_time(&self) -> Duration {
+        let mut state = self.lock();
+        let (from, to) = state.faults.sync_time;
+        from + to.saturating_sub(from).mul_f64(state.rng.random::<f64>())
+    }
+
     /// Makes the disk break a promise, to see whether a test would notice.
     pub fn tell(&self, lie: Lie) {
         self.lock().faults.lie = Some(lie);

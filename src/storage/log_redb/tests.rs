@@ -59,7 +59,7 @@ fn simulated_disk() -> SimulatedDisk {
 
 fn open_simulated(disk: &SimulatedDisk, progress: Arc<Progress>) -> RedbLog {
     let path = Path::new("/node").join(LOG_FILE);
-    RedbLog::open_on(&*disk.mount(), &path, 1 << 20, progress).unwrap()
+    RedbLog::open_on(disk.mount(), &path, 1 << 20, progress).unwrap()
 }
 
 async fn indexes(log: &RedbLog) -> Vec<u64> {

@@ -1,21 +1,21 @@
-//! The thread that owns the disk: one transaction for all that has gathered, then the answers.
+//! The one that owns the disk: one transaction for all that has gathered, then the answers.
 //!
 //! # Tiger Style
 //! Every command is answered exactly once and in order, after the commit that holds it, or with the
-//! failure that ended the thread.
+//! failure that ended the writer.
 
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use openraft::storage::IOFlushed;
 use redb::{Durability, ReadableTable, Table};
 use tokio::sync::oneshot;
 use tracing::error;
 
+use super::queue::{Commands, LogDropped, Patience};
 use super::{COMMITTED, LOG, META, PURGED, Shared, VOTE};
 use crate::limits;
 use crate::raft::types::{Entry, LogId, TypeConfig, Vote};
@@ -84,9 +84,6 @@ pub(super) struct Queued {
 /// See the module.
 pub(super) struct Writer {
     shared: Arc<Shared>,
-    commands: Receiver<Queued>,
-    /// Received, but too large for the batch before it.
-    carried: Option<Queued>,
     disk: Disk,
     /// One buffer for all records.
     record: Vec<u8>,
@@ -103,65 +100,40 @@ struct Disk {
 
 impl Writer {
     /// Everything in the view is on disk.
-    pub(super) fn new(shared: Arc<Shared>, commands: Receiver<Queued>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
         let disk = {
             let state = shared.lock();
             Disk { position: state.view.position(), committed: state.view.committed, sweep_to: None }
         };
-        Self { shared, commands, carried: None, disk, record: Vec::new() }
+        Self { shared, disk, record: Vec::new() }
     }
 
-    /// Works until the log is dropped or a write fails.
-    pub(super) fn run(mut self) {
-        loop {
-            let (batch, more_to_come) = match self.next_batch() {
-                Ok(batch) => (batch, true),
-                Err(LogDropped) => (Vec::new(), false),
-            };
-            if !batch.is_empty() || self.has_chores() {
-                match self.commit(&batch) {
-                    Ok(disk) => self.publish(batch, disk),
-                    Err(failure) => return self.fail(batch, failure),
+    /// How long it may wait for the next command.
+    pub(super) fn patience(&self) -> Patience {
+        if self.disk.sweep_to.is_some() { Patience::None } else { Patience::UntilChores }
+    }
+
+    /// Writes a batch, and what is not urgent. The last turn is that after which the log is dropped, or
+    /// in which a write fails.
+    pub(super) fn turn(
+        &mut self,
+        next: Result<Vec<Queued>, LogDropped>,
+        commands: &mut Commands,
+    ) -> ControlFlow<()> {
+        let (batch, more_to_come) = match next {
+            Ok(batch) => (batch, true),
+            Err(LogDropped) => (Vec::new(), false),
+        };
+        if !batch.is_empty() || self.has_chores() {
+            match self.commit(&batch) {
+                Ok(disk) => self.publish(batch, disk),
+                Err(failure) => {
+                    self.fail(batch, commands, failure);
+                    return ControlFlow::Break(());
                 }
             }
-            if !more_to_come {
-                return;
-            }
         }
-    }
-
-    /// Waits for commands and takes all that fit into one transaction. Empty when it is time to look
-    /// after what is not urgent.
-    fn next_batch(&mut self) -> Result<Vec<Queued>, LogDropped> {
-        let first = match self.carried.take() {
-            Some(carried) => carried,
-            None => match self.first_command() {
-                Ok(first) => first,
-                Err(RecvTimeoutError::Timeout) => return Ok(Vec::new()),
-                Err(RecvTimeoutError::Disconnected) => return Err(LogDropped),
-            },
-        };
-        let mut bytes = first.bytes;
-        let mut batch = vec![first];
-        while let Ok(queued) = self.commands.try_recv() {
-            bytes += queued.bytes;
-            if bytes > limits::LOG_BATCH_MAX_BYTES {
-                self.carried = Some(queued);
-                break;
-            }
-            batch.push(queued);
-        }
-        Ok(batch)
-    }
-
-    fn first_command(&self) -> Result<Queued, RecvTimeoutError> {
-        if self.disk.sweep_to.is_none() {
-            return self.commands.recv_timeout(Duration::from_millis(limits::COMMITTED_SAVE_INTERVAL_MS));
-        }
-        self.commands.try_recv().map_err(|error| match error {
-            TryRecvError::Empty => RecvTimeoutError::Timeout,
-            TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
-        })
+        if more_to_come { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     }
 
     fn has_chores(&self) -> bool {
@@ -266,20 +238,16 @@ impl Writer {
     }
 
     /// Refuses everything that waits and everything that comes.
-    fn fail(self, batch: Vec<Queued>, failure: Arc<str>) {
+    fn fail(&self, batch: Vec<Queued>, commands: &mut Commands, failure: Arc<str>) {
         error!(%failure, "a write to the log failed: it takes no more");
         // Nothing is sent once the failure is set, so nothing can slip in behind the drain below.
         self.shared.lock().failure = Some(Arc::clone(&failure));
         self.shared.drained.notify_waiters();
-        let waiting = batch.into_iter().chain(self.carried).chain(self.commands.try_iter());
-        for queued in waiting {
+        for queued in batch.into_iter().chain(commands.drain()) {
             queued.command.answer(Err(LogError::Failed(Arc::clone(&failure))));
         }
     }
 }
-
-/// There is nobody left to send a command.
-struct LogDropped;
 
 /// Deletes the oldest entries, a bounded number, up to `to`. Some while there may be more.
 pub(super) fn sweep_step(log: &mut Table<'_, u64, &[u8]>, to: u64) -> Result<Option<u64>, redb::Error> {

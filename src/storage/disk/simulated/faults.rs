@@ -50,6 +50,9 @@ pub(super) struct Faults {
     pub(super) failing: Option<String>,
     pub(super) capacity_bytes: Option<u64>,
     pub(super) delays: bool,
+    /// Bounds of the time that a sync takes, in the time of the simulation.
+    #[cfg(madsim)]
+    pub(super) sync_time: (std::time::Duration, std::time::Duration),
     pub(super) lie: Option<Lie>,
 }
 

@@ -52,6 +52,11 @@ impl Mount {
 }
 
 impl Disk for Mount {
+    #[cfg(madsim)]
+    fn sync_time(&self) -> std::time::Duration {
+        self.disk.draw_sync_time()
+    }
+
     fn exists(&self, path: &Path) -> io::Result<bool> {
         Ok(self.disk.enter(self.life)?.names.exists(path))
     }
