@@ -5,6 +5,7 @@
 //! that it is told to.
 
 mod args;
+mod bench;
 mod cluster;
 mod error;
 mod kv;
@@ -17,6 +18,7 @@ pub use error::Exit;
 pub use output::Terminal;
 
 use self::error::CliError;
+use crate::bench::http::HttpTarget;
 use crate::kv::client::KvClient;
 use crate::kv::token::HttpToken;
 
@@ -62,5 +64,10 @@ async fn dispatch(cli: Cli, client: &KvClient, terminal: &mut Terminal<'_>) -> R
         Command::Member(command) => cluster::member(client, terminal, json, command).await,
         Command::Init => cluster::init(client, terminal, json).await,
         Command::Ticket => cluster::ticket(client, terminal, json).await,
+        Command::Bench(args) => {
+            let token = cli.token_file.as_deref().map(HttpToken::read).transpose()?;
+            let target = HttpTarget { addresses: cli.addr, token };
+            bench::run(target, terminal, json, args).await
+        }
     }
 }

@@ -25,6 +25,8 @@
 #[cfg(feature = "net")]
 pub mod api;
 #[cfg(feature = "net")]
+pub mod bench;
+#[cfg(feature = "net")]
 pub mod cli;
 #[cfg(feature = "net")]
 pub mod config;

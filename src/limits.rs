@@ -246,6 +246,12 @@ pub const CLIENT_IDLE_TIMEOUT_MS: u64 = 20_000;
 /// Reply that a client takes. A full page in base64 is under 6 MiB; its records take as much again.
 pub const CLIENT_REPLY_MAX_BYTES: usize = 64 * 1024 * 1024;
 
+/// Time for one operation of a load generator. Above a node's own bound.
+pub const BENCH_OPERATION_TIMEOUT_MS: u64 = 10_000;
+
+/// Clients of one load generator: each is a connection.
+pub const BENCH_CLIENTS_MAX_COUNT: usize = 4_096;
+
 /// Keys that the command line asks for at a time.
 pub const CLI_PAGE_KEYS: u64 = 1_000;
 

@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::bench::Mix;
+use crate::bench::plan::KEY_NUMBER_BYTES;
 use crate::kv::client::Address;
 use crate::kv::types::NodeId;
+use crate::limits;
 
 /// Talk to an Aspen cluster.
 #[derive(Debug, Parser)]
@@ -89,7 +92,19 @@ pub enum Command {
         #[arg(value_name = "REVISION")]
         revision: u64,
     },
+    /// Put the nodes at --addr under load, and measure them
+    #[command(after_help = BENCH_HELP)]
+    Bench(BenchArgs),
 }
+
+const BENCH_HELP: &str = "\
+It writes keys that begin with --key-prefix and leaves them there. Each client has one connection, dealt
+out over the addresses of --addr, and one request under way.
+
+Examples:
+  aspen bench --clients 64
+  aspen bench --mix put=10,get=90 --value-size 4096 --duration 30
+  aspen bench --rate 1000 --histogram latency.hlog --json";
 
 const TXN_HELP: &str = r#"The transaction is the "txn" of POST /write, as docs/http-api.md describes it.
 
@@ -170,6 +185,47 @@ pub struct TxnArgs {
     pub base64: bool,
 }
 
+/// What load to make.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Clients, each with one request under way
+    #[arg(long, value_name = "COUNT", default_value_t = 16, value_parser = clients)]
+    pub clients: usize,
+    /// Shares of put, get, stale-get, range and txn
+    #[arg(long, value_name = "KIND=SHARE,...", default_value = "put=100")]
+    pub mix: Mix,
+    /// Bytes of a value
+    #[arg(long, value_name = "BYTES", default_value_t = 256, value_parser = value_bytes)]
+    pub value_size: usize,
+    /// Number of different keys
+    #[arg(long, value_name = "COUNT", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    pub keys: u64,
+    /// What the keys begin with
+    #[arg(long, value_name = "PREFIX", default_value = "bench/", value_parser = key_prefix)]
+    pub key_prefix: String,
+    /// Seconds to measure
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_seconds)]
+    pub duration: Duration,
+    /// Seconds of load before measuring begins
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = parse_seconds)]
+    pub warmup: Duration,
+    /// Operations a second of all clients together; latency then counts from when each was due
+    #[arg(long, value_name = "OPS", value_parser = rate)]
+    pub rate: Option<f64>,
+    /// Set every key once before the load; so it is by default if the mix reads
+    #[arg(long)]
+    pub preload: bool,
+    /// Read what is there already
+    #[arg(long, conflicts_with = "preload")]
+    pub no_preload: bool,
+    /// File for all latencies, as an HDR histogram log
+    #[arg(long, value_name = "FILE")]
+    pub histogram: Option<PathBuf>,
+    /// Where chance begins [default: the time]
+    #[arg(long, value_name = "NUMBER")]
+    pub seed: Option<u64>,
+}
+
 /// What to do about members.
 #[derive(Debug, Subcommand)]
 pub enum MemberCommand {
@@ -192,6 +248,26 @@ pub enum MemberCommand {
         #[arg(required = true, value_name = "ID")]
         ids: Vec<NodeId>,
     },
+}
+
+fn clients(text: &str) -> Result<usize, String> {
+    let max = limits::BENCH_CLIENTS_MAX_COUNT;
+    text.parse().ok().filter(|count| (1..=max).contains(count)).ok_or(format!("it must be from 1 to {max}"))
+}
+
+fn value_bytes(text: &str) -> Result<usize, String> {
+    let max = limits::VALUE_MAX_BYTES;
+    text.parse().ok().filter(|bytes| *bytes <= max).ok_or(format!("it must be from 0 to {max}"))
+}
+
+fn key_prefix(text: &str) -> Result<String, String> {
+    let max = limits::KEY_MAX_BYTES - KEY_NUMBER_BYTES;
+    if text.len() > max { Err(format!("it must have at most {max} bytes")) } else { Ok(text.to_owned()) }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate| (0.001..=10_000_000.0).contains(rate));
+    rate.ok_or_else(|| "it must be a number of operations a second, such as 1000".to_owned())
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, String> {

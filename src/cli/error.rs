@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use crate::bench::OperationError;
 use crate::kv::client::{BuildError, ClientError};
 use crate::kv::json::{ErrorBody, FormError};
 use crate::kv::token::HttpTokenError;
@@ -63,6 +64,10 @@ pub(super) enum CliError {
     Txn(serde_json::Error),
     #[error("history before revision {revision} is not all gone yet: it took too long")]
     CompactionUnfinished { revision: u64 },
+    #[error("{} cannot be written: {source}", path.display())]
+    OutputFile { path: PathBuf, source: io::Error },
+    #[error("the load could not be made: {0}")]
+    Bench(OperationError),
     #[error("the output cannot be written: {0}")]
     Output(#[from] io::Error),
 }
@@ -75,7 +80,7 @@ impl CliError {
             Self::Client(ClientError::Form(_)) => Exit::Usage,
             Self::Client(_) => Exit::Refused,
             Self::NoSuchKey { .. } => Exit::NotFound,
-            Self::CompactionUnfinished { .. } => Exit::Unavailable,
+            Self::CompactionUnfinished { .. } | Self::Bench(_) => Exit::Unavailable,
             _ => Exit::Usage,
         }
     }
@@ -101,6 +106,8 @@ impl CliError {
             Self::InputTooLarge { .. } => ("input_too_large", "split it over several keys or writes"),
             Self::Txn(_) => ("bad_json", "see `aspen txn --help` for an example"),
             Self::CompactionUnfinished { .. } => ("unfinished", "run it again"),
+            Self::OutputFile { .. } => ("bad_output", "name a file that can be written"),
+            Self::Bench(_) => ("no_load", "check that the nodes at --addr run and serve: `aspen status`"),
             Self::Output(_) => ("bad_output", "check where the output goes to"),
         };
         ErrorBody::new(code, self.to_string(), action)

@@ -60,6 +60,11 @@ impl fmt::Display for Address {
 }
 
 impl Address {
+    /// Host and port.
+    pub fn authority(&self) -> &str {
+        self.0.as_str()
+    }
+
     pub(super) fn uri(&self, path: &'static str) -> Uri {
         Uri::builder()
             .scheme("http")
