@@ -12,6 +12,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -29,6 +30,7 @@ use super::snapshot::files::{SnapshotDir, sync_dir};
 use super::snapshot::format;
 use super::snapshot::{SnapshotData, SnapshotError};
 use super::state::StateMachine;
+use super::syncs::SyncedFile;
 use super::tables::{RedbRead, RedbWrite, StateError, Table, WriteTables};
 use super::{StorageError, StorageOptions, read};
 use crate::kv::types::{KvError, RangeReply, ReadRequest, Revision};
@@ -152,6 +154,21 @@ impl RedbState {
         out.flush()?;
         drop(out);
         self.store.snapshots.keep(meta, &file.finish()?)
+    }
+
+    /// What the database takes up on disk, which a snapshot does not exceed.
+    pub(crate) fn file_bytes(&self) -> io::Result<u64> {
+        /// The unit in which the kernel counts, whatever the file system's own is.
+        const BLOCK_BYTES: u64 = 512;
+        Ok(fs::metadata(&self.store.path)?.blocks() * BLOCK_BYTES)
+    }
+
+    /// How long a snapshot would be now. It reads all of the state.
+    pub(crate) fn measure_snapshot(&self) -> io::Result<u64> {
+        let handle = self.store.handle();
+        let mut out = Counted(0);
+        format::write(&handle.read()?, &mut out)?;
+        Ok(out.0)
     }
 
     pub(crate) fn install_snapshot(&self, meta: &SnapshotMeta, data: &SnapshotData) -> io::Result<()> {
@@ -278,7 +295,8 @@ impl RedbStore {
         // A flipped bit in a file that is committed in one phase can bring an older commit back, to
         // which the log does not reach any more.
         transaction.set_two_phase_commit(true);
-        transaction.commit().map_err(StateError::database)?;
+        let committed = self.progress.syncs().time(SyncedFile::State, || transaction.commit());
+        committed.map_err(StateError::database)?;
         *pending = Pending { durable_index: applied, bytes: 0 };
         self.progress.set_durable(applied);
         Ok(())
@@ -329,6 +347,20 @@ impl RedbStore {
         self.marks.set(marks);
         *pending = Pending { durable_index: marks.applied_index, bytes: 0 };
         self.progress.set_durable(marks.applied_index);
+        Ok(())
+    }
+}
+
+/// Counts what is written, and keeps none of it.
+struct Counted(u64);
+
+impl Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }

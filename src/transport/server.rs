@@ -32,6 +32,7 @@ use crate::limits;
 use crate::raft::RaftHandle;
 use crate::raft::freshness::Freshness;
 use crate::raft::types::TypeConfig;
+use crate::storage::pressure::Pressure;
 use crate::storage::snapshot::SnapshotInbox;
 use crate::storage::state::StateReader;
 
@@ -48,6 +49,8 @@ pub struct Handlers {
     pub freshness: Arc<Freshness>,
     /// How far this node has applied.
     pub reader: StateReader,
+    /// Whether its disk takes more entries.
+    pub disk: Arc<Pressure>,
 }
 
 /// Why the transport stopped serving.
@@ -231,30 +234,40 @@ async fn serve_raft_stream(
     sent.map_err(|error| StreamError::Send(error.to_string()))
 }
 
+type Requests = mpsc::Receiver<AppendEntriesRequest<TypeConfig>>;
+
 /// Feeds a stream of append-entries to Raft, and its results back, in order.
 async fn append(
     request: WithChannels<AppendStream, RaftRpcProtocol>,
     handlers: Handlers,
 ) -> Result<(), StreamError> {
     let WithChannels { tx, rx, .. } = request;
-    let (freshness, reader) = (handlers.freshness, handlers.reader);
-    let requests =
-        futures::stream::unfold(rx, |mut rx: mpsc::Receiver<AppendEntriesRequest<TypeConfig>>| async {
-            match rx.recv().await {
-                Ok(Some(request)) => Some((request, rx)),
-                Ok(None) => None,
+    let (freshness, reader, disk) = (handlers.freshness, handlers.reader, handlers.disk);
+    let requests = futures::stream::unfold(rx, move |mut rx: Requests| {
+        let disk = disk.clone();
+        async move {
+            let request = match rx.recv().await {
+                Ok(request) => request?,
                 Err(error) => {
                     tracing::debug!("a stream of appends broke off: {error}");
-                    None
+                    return None;
                 }
+            };
+            // Heartbeats pass, so that the leader is not lost; it sends the entries again later.
+            if !request.entries.is_empty() && !disk.room_for_entries().await {
+                return None;
             }
-        });
+            Some((request, rx))
+        }
+    });
     let metrics = handlers.raft.metrics();
     let requests = requests.inspect(move |request| {
         // A deposed leader that does not know it yet has no news, and no right to call old news fresh.
         if request.vote >= metrics.borrow_watched().vote {
             let committed = request.leader_commit.as_ref().map(|log_id| log_id.index());
             freshness.heard(committed, reader.applied_index());
+            let leader = request.vote.leader_id();
+            freshness.heard_leader(leader.term, leader.node_id);
         }
     });
     let mut results = std::pin::pin!(handlers.raft.stream_append(requests));

@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use openraft::storage::IOFlushed;
 use redb::{Durability, ReadableTable, Table};
@@ -22,6 +22,7 @@ use crate::raft::types::{Entry, LogId, TypeConfig, Vote};
 use crate::storage::codec;
 use crate::storage::database::panic_message;
 use crate::storage::log_view::{LogError, Position};
+use crate::storage::syncs::SyncedFile;
 
 pub(super) type Ack = oneshot::Sender<Result<(), LogError>>;
 
@@ -206,9 +207,7 @@ impl Writer {
                 disk.sweep_to = sweep_step(&mut log, to)?;
             }
         }
-        let started = Instant::now();
-        transaction.commit()?;
-        metrics::histogram!("aspen_log_fsync_seconds").record(started.elapsed());
+        self.shared.progress.syncs().time(SyncedFile::Log, || transaction.commit())?;
         self.shared.commits.fetch_add(1, Ordering::Relaxed);
         count(batch);
         Ok(disk)

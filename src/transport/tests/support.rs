@@ -24,6 +24,8 @@ use crate::raft::types::Proposal;
 use crate::raft::{RaftHandle, observe};
 use crate::storage::log_mem::MemoryLog;
 use crate::storage::metadata::Metadata;
+use crate::storage::pressure::Pressure;
+use crate::storage::space::Space;
 use crate::storage::state::StateReader;
 use crate::storage::state_mem;
 use crate::transport::peers::PeerBook;
@@ -140,6 +142,7 @@ impl TestNode {
             forward: service.clone(),
             freshness: freshness.clone(),
             reader: reader.clone(),
+            disk: Arc::new(Pressure::new(Arc::new(Space::endless()), Arc::default())),
         };
         let stop = CancellationToken::new();
         tokio::spawn(transport.clone().serve(handlers, stop.clone()));
