@@ -55,18 +55,16 @@ impl Pressure {
         (time >= stalled).then_some(time)
     }
 
-    /// Waits until the log may take entries from a leader, for a bounded time. Returns whether it may.
-    pub async fn room_for_entries(&self) -> bool {
+    /// Waits until there is room for entries from a leader, for a bounded time. Returns whether there is.
+    pub async fn room_for_entries(&self, bytes: u64) -> bool {
+        let needed_bytes = bytes.saturating_mul(limits::DISK_BYTES_PER_COMMAND_BYTE);
         let deadline = tokio::time::Instant::now() + Duration::from_millis(limits::DISK_APPEND_WAIT_MS);
-        loop {
-            let fullness = self.space.found().map(|found| found.fullness);
-            if fullness != Some(Fullness::LastReserve) {
-                return true;
-            }
+        while !self.space.take_entries(needed_bytes) {
             if tokio::time::Instant::now() >= deadline {
                 return false;
             }
             tokio::time::sleep(Duration::from_millis(limits::DISK_WATCH_INTERVAL_MS)).await;
         }
+        true
     }
 }

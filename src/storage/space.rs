@@ -89,6 +89,9 @@ struct State {
     uncounted: u64,
     /// The part of it that is not finished.
     in_work: u64,
+    /// Entries taken from a leader since the watch last looked, and in the interval before. Nobody says
+    /// when they are on disk, which is far sooner than that.
+    entries: [u64; 2],
     /// Whether writes that add data are refused.
     refusing: bool,
 }
@@ -105,7 +108,7 @@ impl Space {
     /// Where it cannot be asked.
     pub fn watch(probe: Probe, reserve_bytes: Option<u64>) -> io::Result<Self> {
         let room = probe()?;
-        let state = State { room, uncounted: 0, in_work: 0, refusing: false };
+        let state = State { room, uncounted: 0, in_work: 0, entries: [0; 2], refusing: false };
         let watched =
             Watched { probe, reserve_bytes, state: Mutex::new(state), blind: AtomicBool::new(false) };
         watched.look(&mut watched.lock());
@@ -116,8 +119,24 @@ impl Space {
     pub fn look(&self) -> Option<Found> {
         let watched = self.0.as_ref()?;
         let mut state = watched.lock();
+        state.entries = [0, state.entries[0]];
         watched.look(&mut state);
         Some(watched.found(&state))
+    }
+
+    /// Whether the log may take entries from a leader, which will take `needed_bytes` at the most. They
+    /// are counted if it may.
+    pub fn take_entries(&self, needed_bytes: u64) -> bool {
+        let Some(watched) = &self.0 else { return true };
+        let mut state = watched.lock();
+        if watched.fits(&state, Growth::Frees, needed_bytes).is_err() {
+            watched.look(&mut state);
+            if watched.fits(&state, Growth::Frees, needed_bytes).is_err() {
+                return false;
+            }
+        }
+        state.entries[0] = state.entries[0].saturating_add(needed_bytes);
+        true
     }
 
     /// What is known without another look.
@@ -225,7 +244,8 @@ impl Watched {
 
 impl State {
     fn free(&self) -> u64 {
-        self.room.free_bytes.saturating_sub(self.uncounted)
+        let counted = self.entries.iter().fold(self.uncounted, |sum, taken| sum.saturating_add(*taken));
+        self.room.free_bytes.saturating_sub(counted)
     }
 }
 
@@ -321,6 +341,22 @@ mod tests {
         held.clear();
         free.fetch_sub(MIB, Ordering::Relaxed);
         assert!(space.admit(Growth::Adds, MIB).is_ok(), "it looks again before it refuses");
+    }
+
+    #[test]
+    fn entries_from_a_leader_stop_at_the_last_reserve_however_fast_they_come() {
+        let (space, free) = disk(10 * MIB);
+        let mut taken = 0;
+        while space.take_entries(MIB) {
+            taken += 1;
+        }
+        assert_eq!(taken, 6, "down to four");
+        // They took a third of what they might have, and are surely on disk two looks later.
+        free.fetch_sub(2 * MIB, Ordering::Relaxed);
+        space.look();
+        assert!(!space.take_entries(MIB), "some may still be on their way");
+        space.look();
+        assert!(space.take_entries(MIB));
     }
 
     #[test]

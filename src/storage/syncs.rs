@@ -76,14 +76,15 @@ impl Syncs {
 
     /// Time since what was noted there.
     fn elapsed(&self, noted: &AtomicU64, now: Instant) -> Option<Duration> {
-        let noted = noted.load(Ordering::Acquire);
+        let noted = noted.load(Ordering::Acquire).checked_sub(1)?;
         let now = now.saturating_duration_since(self.origin);
-        (noted > 0).then(|| now.saturating_sub(Duration::from_micros(noted)))
+        Some(now.saturating_sub(Duration::from_micros(noted)))
     }
 
     /// A moment as a number, never 0.
     fn number(&self, now: Instant) -> u64 {
-        u64::try_from(now.saturating_duration_since(self.origin).as_micros()).unwrap_or(u64::MAX).max(1)
+        let since_origin = now.saturating_duration_since(self.origin).as_micros();
+        u64::try_from(since_origin).expect("microseconds of any uptime fit 64 bits") + 1
     }
 
     fn finish(&self, file: SyncedFile, took: Duration, now: Instant) {
@@ -142,7 +143,8 @@ mod tests {
         let syncs = Syncs::default();
         assert_eq!(syncs.under_way(Instant::now()), None);
         let hanging = UnderWay::begin(&syncs, LOG);
-        let later = |ms| hanging.started + Duration::from_millis(ms);
+        let started = hanging.started;
+        let later = |ms| started + Duration::from_millis(ms);
         let (file, time) = syncs.under_way(later(1_200)).unwrap();
         assert_eq!((file, time.as_millis()), (LOG, 1_200));
         assert!(!syncs.is_stalled(later(limits::SYNC_STALLED_MS - 10)));

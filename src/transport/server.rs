@@ -14,6 +14,7 @@ use irpc::WithChannels;
 use irpc::channel::mpsc;
 use irpc::rpc::RemoteService;
 use irpc::util::AsyncReadVarintExt;
+use openraft::EntryPayload;
 use openraft::async_runtime::WatchReceiver;
 use openraft::raft::AppendEntriesRequest;
 use tokio::io::AsyncReadExt;
@@ -254,7 +255,7 @@ async fn append(
                 }
             };
             // Heartbeats pass, so that the leader is not lost; it sends the entries again later.
-            if !request.entries.is_empty() && !disk.room_for_entries().await {
+            if !request.entries.is_empty() && !disk.room_for_entries(payload_bytes(&request)).await {
                 return None;
             }
             Some((request, rx))
@@ -276,6 +277,15 @@ async fn append(
         tx.send(result).await.map_err(|error| StreamError::Send(error.to_string()))?;
     }
     Ok(())
+}
+
+fn payload_bytes(request: &AppendEntriesRequest<TypeConfig>) -> u64 {
+    let payloads = request.entries.iter().map(|entry| match &entry.payload {
+        EntryPayload::Normal(proposal) => proposal.0.len() as u64,
+        // So small that the last reserve holds any number of them.
+        EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+    });
+    payloads.sum()
 }
 
 async fn serve_snapshot_stream(

@@ -5,5 +5,6 @@ mod cluster;
 mod door;
 mod forwarding;
 mod reach;
+mod slow_disk;
 mod streams;
 mod support;

@@ -142,7 +142,7 @@ fn say(own: NodeId, before: DiskState, status: &DiskStatus) {
     let sync_ms = status.sync_ms;
     match status.state {
         DiskState::Well => {
-            tracing::info!("the disk of node {own} is well again, after it was {}", before.as_str())
+            tracing::info!("the disk of node {own} is well again, after it was {}", before.as_str());
         }
         DiskState::Slow => tracing::warn!(
             "a sync of node {own}'s disk has been under way for {sync_ms} ms: the disk is slow. Look at what else uses it, and at its health"

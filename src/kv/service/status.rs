@@ -16,7 +16,7 @@ pub(super) fn status(service: &KvService, metadata: &Metadata) -> ClusterStatus 
     let now = std::time::Instant::now();
     let disk = parts.disk.status(now);
     let (state, mut detail) = match (parts.disk.hanging(now), state(service, &metrics)) {
-        (Some(time), (NodeState::Serving | NodeState::NoLeader, detail)) => (
+        (Some(time), (NodeState::Serving | NodeState::NoLeader | NodeState::Recovering, detail)) => (
             NodeState::DiskStalled,
             format!("{detail}, but its disk has not finished a write for {} ms", time.as_millis()),
         ),
