@@ -15,15 +15,22 @@ pub(super) fn status(service: &KvService, metadata: &Metadata) -> ClusterStatus 
     let metrics = observe::metrics(&parts.raft);
     let now = std::time::Instant::now();
     let disk = parts.disk.status(now);
-    let (state, mut detail) = match (parts.disk.hanging(now), state(service, &metrics)) {
-        (Some(time), (NodeState::Serving | NodeState::NoLeader | NodeState::Recovering, detail)) => (
-            NodeState::DiskStalled,
-            format!("{detail}, but its disk has not finished a write for {} ms", time.as_millis()),
-        ),
-        (_, state) => state,
-    };
+    let (mut state, mut detail) = state(service, &metrics);
+    if let Some(time) = parts.disk.hanging(now)
+        && matches!(state, NodeState::Serving | NodeState::NoLeader | NodeState::Recovering)
+    {
+        state = NodeState::DiskStalled;
+        detail = format!("{detail}, but its disk has not finished a write for {} ms", time.as_millis());
+    }
     if matches!(disk.state, DiskState::Full | DiskState::Exhausted) {
         detail.push_str(&full(&disk));
+    }
+    // It takes no entries, so it would answer with what is older than the read.
+    if disk.state == DiskState::Exhausted
+        && state == NodeState::Serving
+        && observe::role(&metrics) != Role::Leader
+    {
+        state = NodeState::DiskExhausted;
     }
     ClusterStatus {
         node_id: metrics.id,

@@ -57,6 +57,8 @@ pub enum NodeState {
     Stopping,
     /// Its disk does not finish a write: it can keep nothing, and lags behind the others.
     DiskStalled,
+    /// It follows, and its disk has no room for what the leader sends: it falls behind.
+    DiskExhausted,
 }
 
 impl NodeState {
@@ -69,6 +71,7 @@ impl NodeState {
             Self::Serving => "serving",
             Self::Stopping => "stopping",
             Self::DiskStalled => "disk_stalled",
+            Self::DiskExhausted => "disk_exhausted",
         }
     }
 }
