@@ -397,9 +397,9 @@ async fn start_raft(
     let network = transport.network();
     match config.storage {
         Storage::Memory => {
-            let disk = Arc::new(Pressure::new(Arc::new(Space::endless()), progress.clone()));
-            let (log, state) = (MemoryLog::new(progress), state_mem::open());
+            let (log, state) = (MemoryLog::new(progress.clone()), state_mem::open());
             let (reader, inbox) = (state.reader(), state.inbox());
+            let disk = Arc::new(Pressure::new(Arc::new(Space::endless()), progress, reader.clone()));
             let raft = construct::start(&settings, network, log, state).await?;
             Ok(StartedRaft { raft, reader, inbox, disk })
         }
@@ -414,12 +414,12 @@ async fn start_raft(
             };
             let cache_bytes = usize::try_from(options.cache_bytes).unwrap_or(usize::MAX);
             let reserve = config.storage_options.disk_reserve_bytes;
-            let space = Space::watch(free_space::probe(data_dir.path()), reserve);
+            let space = Space::watch(free_space::probe(data_dir.path()), reserve, progress.clone());
             let space = Arc::new(space.map_err(StorageError::io("ask for the room in", data_dir.path()))?);
-            let disk = Arc::new(Pressure::new(space.clone(), progress.clone()));
             let log = RedbLog::open(&path, cache_bytes, progress.clone())?;
-            let state = state_redb::open(data_dir.path(), options, progress)?.within(space);
+            let state = state_redb::open(data_dir.path(), options, progress.clone())?.within(space.clone());
             let (reader, inbox) = (state.reader(), state.inbox());
+            let disk = Arc::new(Pressure::new(space, progress, reader.clone()));
             let raft = construct::start(&settings, network, log, state).await?;
             Ok(StartedRaft { raft, reader, inbox, disk })
         }

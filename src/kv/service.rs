@@ -215,7 +215,7 @@ impl KvService {
         &self,
         message: impl FnOnce(ractor::RpcReplyPort<Result<MembershipChanged, ClusterError>>) -> RaftMessage,
     ) -> Attempt<ForwardReply> {
-        let _admitted = match self.let_membership_in() {
+        let _admitted = match self.let_membership_in().await {
             Ok(admitted) => admitted,
             Err(refused) => return refused,
         };

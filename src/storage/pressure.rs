@@ -4,21 +4,61 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::progress::Progress;
-use super::space::{Fullness, Space};
+use super::space::{Admitted, Fullness, Growth, NoRoom, Space};
+use super::state::StateReader;
 use crate::kv::types::{DiskState, DiskStatus};
 use crate::limits;
 
 /// The disk of one data directory.
-#[derive(Debug)]
 pub struct Pressure {
     space: Arc<Space>,
     progress: Arc<Progress>,
+    state: StateReader,
+    /// Held by who saves. All others wait for that, and then likely need no save of their own.
+    saving: tokio::sync::Mutex<()>,
 }
 
 impl Pressure {
-    /// Joins the two: room, and the syncs of the log and the state.
-    pub fn new(space: Arc<Space>, progress: Arc<Progress>) -> Self {
-        Self { space, progress }
+    /// Joins room, the syncs of the log and the state, and the state itself, which can be saved.
+    pub fn new(space: Arc<Space>, progress: Arc<Progress>, state: StateReader) -> Self {
+        Self { space, progress, state, saving: tokio::sync::Mutex::default() }
+    }
+
+    /// Lets a change in; see [`Space::admit`]. Where the room is short only because of what may wait in
+    /// memory, that is saved first.
+    ///
+    /// # Errors
+    /// [`NoRoom`].
+    pub async fn admit(&self, growth: Growth, needed_bytes: u64) -> Result<Admitted, NoRoom> {
+        let refused = self.space.admit(growth, needed_bytes);
+        if refused.is_ok() || !self.space.would_a_save_help(growth) {
+            return refused;
+        }
+        let _saving = self.saving.lock().await;
+        let refused = self.space.admit(growth, needed_bytes);
+        if refused.is_ok() || !self.space.would_a_save_help(growth) {
+            return refused;
+        }
+        self.save().await;
+        self.space.admit(growth, needed_bytes)
+    }
+
+    /// Puts on disk what was applied, so that only what is there counts. Where that fails, the next
+    /// batch that is applied does so too, and says why.
+    async fn save(&self) {
+        let state = self.state.clone();
+        let saved = tokio::task::spawn_blocking(move || {
+            // Twice: what finished while a save was under way is not counted as saved by it. The second
+            // one has little to do, if anything.
+            state.checkpoint().and_then(|_| state.checkpoint())
+        });
+        match saved.await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                tracing::warn!("the state was not saved to learn how full the disk is: {error}");
+            }
+            Err(error) => tracing::error!("saving the state ended early: {error}"),
+        }
     }
 
     /// Its room.
@@ -60,6 +100,13 @@ impl Pressure {
         let needed_bytes = bytes.saturating_mul(limits::DISK_BYTES_PER_COMMAND_BYTE);
         let deadline = tokio::time::Instant::now() + Duration::from_millis(limits::DISK_APPEND_WAIT_MS);
         while !self.space.take_entries(needed_bytes) {
+            if self.space.would_a_save_help(Growth::Frees) {
+                let _saving = self.saving.lock().await;
+                self.save().await;
+                if self.space.take_entries(needed_bytes) {
+                    return true;
+                }
+            }
             if tokio::time::Instant::now() >= deadline {
                 return false;
             }

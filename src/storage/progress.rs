@@ -13,6 +13,7 @@ use super::syncs::Syncs;
 pub struct Progress {
     flushed: AtomicU64,
     durable: AtomicU64,
+    saves: AtomicU64,
     syncs: Syncs,
 }
 
@@ -30,6 +31,16 @@ impl Progress {
     /// The state on disk includes everything up to and including `index`.
     pub fn set_durable(&self, index: Option<u64>) {
         self.durable.store(count(index), Ordering::Release);
+    }
+
+    /// All of the state that was applied is on disk, so that none of it waits in memory for room.
+    pub fn count_save(&self) {
+        self.saves.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How often that was so.
+    pub fn saves(&self) -> u64 {
+        self.saves.load(Ordering::Acquire)
     }
 
     /// How long each side takes to get there.

@@ -5,8 +5,9 @@
 //! before what takes room, and never have to be told that there is room again.
 //!
 //! # Tiger Style
-//! - Between two looks at the disk, what was admitted is counted against what was free, by the most
-//!   that it can take. Nothing that is admitted passes the last reserve.
+//! - What was admitted is counted against what is free, by the most that it can take, until the state
+//!   was saved after it: the database keeps changes in memory, where the file system does not see them.
+//!   Nothing that is admitted passes the last reserve.
 //! - Writes that add data keep off the reserve; deletes and compaction keep off the last part of it.
 //! - Once refused, writes that add data stay refused until there is clearly more than the reserve.
 
@@ -14,6 +15,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::progress::Progress;
 use crate::limits;
 
 /// What a file system says about itself.
@@ -77,6 +79,8 @@ struct Watched {
     probe: Probe,
     /// As configured; absent: in proportion to the disk.
     reserve_bytes: Option<u64>,
+    /// Says when the state was saved.
+    progress: Arc<Progress>,
     state: Mutex<State>,
     /// Whether the last look failed, which is said once.
     blind: AtomicBool,
@@ -85,13 +89,13 @@ struct Watched {
 #[derive(Debug)]
 struct State {
     room: Room,
-    /// Admitted, by the most it can take, and not known to be part of what the last look found.
-    uncounted: u64,
-    /// The part of it that is not finished.
+    /// What is admitted and not finished takes so much at the most.
     in_work: u64,
-    /// Entries taken from a leader since the watch last looked, and in the interval before. Nobody says
-    /// when they are on disk, which is far sooner than that.
-    entries: [u64; 2],
+    /// The same of what is finished and may not be saved: since the last save that was noticed, and
+    /// before. The save may have begun before some of the latter was finished.
+    unsaved: [u64; 2],
+    /// Saves noticed.
+    saves: u64,
     /// Whether writes that add data are refused.
     refusing: bool,
 }
@@ -106,11 +110,11 @@ impl Space {
     ///
     /// # Errors
     /// Where it cannot be asked.
-    pub fn watch(probe: Probe, reserve_bytes: Option<u64>) -> io::Result<Self> {
+    pub fn watch(probe: Probe, reserve_bytes: Option<u64>, progress: Arc<Progress>) -> io::Result<Self> {
         let room = probe()?;
-        let state = State { room, uncounted: 0, in_work: 0, entries: [0; 2], refusing: false };
-        let watched =
-            Watched { probe, reserve_bytes, state: Mutex::new(state), blind: AtomicBool::new(false) };
+        let state = State { room, in_work: 0, unsaved: [0; 2], saves: progress.saves(), refusing: false };
+        let (state, blind) = (Mutex::new(state), AtomicBool::new(false));
+        let watched = Watched { probe, reserve_bytes, progress, state, blind };
         watched.look(&mut watched.lock());
         Ok(Self(Some(watched)))
     }
@@ -119,7 +123,6 @@ impl Space {
     pub fn look(&self) -> Option<Found> {
         let watched = self.0.as_ref()?;
         let mut state = watched.lock();
-        state.entries = [0, state.entries[0]];
         watched.look(&mut state);
         Some(watched.found(&state))
     }
@@ -135,8 +138,17 @@ impl Space {
                 return false;
             }
         }
-        state.entries[0] = state.entries[0].saturating_add(needed_bytes);
+        state.unsaved[0] = state.unsaved[0].saturating_add(needed_bytes);
         true
+    }
+
+    /// Whether a refusal may be due to what is counted and not saved yet, so that it is worth a save.
+    pub fn would_a_save_help(&self, growth: Growth) -> bool {
+        self.0.as_ref().is_some_and(|watched| {
+            let state = watched.lock();
+            let is_final = growth == Growth::Adds && state.refusing;
+            !is_final && state.unsaved != [0; 2]
+        })
     }
 
     /// What is known without another look.
@@ -163,13 +175,12 @@ impl Space {
         if let Some(watched) = &self.0 {
             let mut state = watched.lock();
             let mut fits = watched.fits(&state, growth, needed_bytes);
-            if fits.is_err() && state.uncounted > state.in_work {
-                // Some of what was counted may have turned out smaller.
+            if fits.is_err() {
+                // Some of what was counted may be saved by now.
                 watched.look(&mut state);
                 fits = watched.fits(&state, growth, needed_bytes);
             }
             fits?;
-            state.uncounted = state.uncounted.saturating_add(needed_bytes);
             state.in_work = state.in_work.saturating_add(needed_bytes);
         }
         Ok(Admitted { space: Arc::clone(self), bytes: needed_bytes })
@@ -196,10 +207,18 @@ impl Watched {
     }
 
     fn look(&self, state: &mut State) {
-        match (self.probe)() {
+        // Before the disk is asked, so that what is not counted any more is seen there.
+        let saves = self.progress.saves();
+        let asked = (self.probe)();
+        match asked {
             Ok(room) => {
                 state.room = room;
-                state.uncounted = state.in_work;
+                state.unsaved = match saves - state.saves {
+                    0 => state.unsaved,
+                    1 => [0, state.unsaved[0]],
+                    _ => [0; 2],
+                };
+                state.saves = saves;
                 self.blind.store(false, Ordering::Relaxed);
             }
             Err(error) => {
@@ -211,7 +230,7 @@ impl Watched {
         }
         let (reserve, _) = self.marks(state);
         let recovered = reserve.saturating_add(reserve / limits::DISK_RECOVERED_DIVISOR);
-        state.refusing = state.free() < if state.refusing { recovered } else { reserve };
+        state.refusing = state.room.free_bytes < if state.refusing { recovered } else { reserve };
     }
 
     fn fits(&self, state: &State, growth: Growth, needed_bytes: u64) -> Result<(), NoRoom> {
@@ -244,7 +263,7 @@ impl Watched {
 
 impl State {
     fn free(&self) -> u64 {
-        let counted = self.entries.iter().fold(self.uncounted, |sum, taken| sum.saturating_add(*taken));
+        let counted = self.unsaved.iter().fold(self.in_work, |sum, bytes| sum.saturating_add(*bytes));
         self.room.free_bytes.saturating_sub(counted)
     }
 }
@@ -268,6 +287,7 @@ impl Drop for Admitted {
         if let Some(watched) = &self.space.0 {
             let mut state = watched.lock();
             state.in_work = state.in_work.checked_sub(self.bytes).expect("it was counted when it came in");
+            state.unsaved[0] = state.unsaved[0].saturating_add(self.bytes);
         }
     }
 }
@@ -283,7 +303,12 @@ mod tests {
 
     /// A disk of 64 MiB, of which 16 are the reserve and 4 the last part of it.
     fn disk(free_bytes: u64) -> (Arc<Space>, Arc<AtomicU64>) {
-        let free = Arc::new(AtomicU64::new(free_bytes));
+        let (space, free, _) = disk_and_progress(free_bytes);
+        (space, free)
+    }
+
+    fn disk_and_progress(free_bytes: u64) -> (Arc<Space>, Arc<AtomicU64>, Arc<Progress>) {
+        let (free, progress) = (Arc::new(AtomicU64::new(free_bytes)), Arc::new(Progress::default()));
         let asked = free.clone();
         let probe = move || {
             let free_bytes = asked.load(Ordering::Relaxed);
@@ -292,7 +317,7 @@ mod tests {
             }
             Ok(Room { total_bytes: TOTAL, free_bytes })
         };
-        (Arc::new(Space::watch(Box::new(probe), None).unwrap()), free)
+        (Arc::new(Space::watch(Box::new(probe), None, progress.clone()).unwrap()), free, progress)
     }
 
     fn set(space: &Space, free: &AtomicU64, bytes: u64) -> Fullness {
@@ -303,12 +328,12 @@ mod tests {
     #[test]
     fn data_keeps_off_the_reserve_and_deletes_off_the_last_part_of_it() {
         let (space, free) = disk(40 * MIB);
-        drop(space.admit(Growth::Adds, MIB).unwrap());
+        drop(space.admit(Growth::Adds, 0).unwrap());
         assert_eq!(set(&space, &free, 16 * MIB - 1), Fullness::Reserve);
         let refused = space.admit(Growth::Adds, 1).unwrap_err();
         assert_eq!(refused, NoRoom { free_bytes: 16 * MIB - 1, kept_bytes: 16 * MIB, needed_bytes: 1 });
-        drop(space.admit(Growth::Frees, 11 * MIB).unwrap());
         assert_eq!(space.admit(Growth::Frees, 12 * MIB).unwrap_err().kept_bytes, 4 * MIB);
+        drop(space.admit(Growth::Frees, 11 * MIB).unwrap());
         assert_eq!(set(&space, &free, 4 * MIB - 1), Fullness::LastReserve);
         assert!(space.admit(Growth::Frees, 0).is_err());
     }
@@ -325,56 +350,63 @@ mod tests {
             (16 * MIB, Fullness::Roomy),
         ] {
             assert_eq!(set(&space, &free, bytes), expected, "{bytes} bytes free");
-            assert_eq!(space.admit(Growth::Adds, 1).is_ok(), expected == Fullness::Roomy);
+            assert_eq!(space.admit(Growth::Adds, 0).is_ok(), expected == Fullness::Roomy);
         }
     }
 
     #[test]
     fn writers_that_are_faster_than_the_looks_do_not_pass_the_reserve() {
-        let (space, free) = disk(26 * MIB);
+        let (space, free, progress) = disk_and_progress(26 * MIB);
         let mut held = Vec::new();
         while let Ok(admitted) = space.admit(Growth::Adds, MIB) {
             held.push(admitted);
         }
         assert_eq!(held.len(), 11, "ten down to the mark, and the one that reaches it");
-        // They have finished and took a tenth of what they might have.
+        assert!(!space.would_a_save_help(Growth::Adds), "they are still at it");
+        // They have finished and took a tenth of what they might have, as far as the disk knows.
         held.clear();
         free.fetch_sub(MIB, Ordering::Relaxed);
-        assert!(space.admit(Growth::Adds, MIB).is_ok(), "it looks again before it refuses");
+        assert!(space.admit(Growth::Adds, MIB).is_err(), "the rest may wait in memory");
+        assert!(space.would_a_save_help(Growth::Adds));
+        progress.count_save();
+        assert!(space.admit(Growth::Adds, MIB).is_err(), "it may have begun before they finished");
+        progress.count_save();
+        assert!(space.admit(Growth::Adds, MIB).is_ok());
     }
 
     #[test]
     fn entries_from_a_leader_stop_at_the_last_reserve_however_fast_they_come() {
-        let (space, free) = disk(10 * MIB);
+        let (space, free, progress) = disk_and_progress(10 * MIB);
         let mut taken = 0;
         while space.take_entries(MIB) {
             taken += 1;
         }
         assert_eq!(taken, 6, "down to four");
-        // They took a third of what they might have, and are surely on disk two looks later.
         free.fetch_sub(2 * MIB, Ordering::Relaxed);
-        space.look();
-        assert!(!space.take_entries(MIB), "some may still be on their way");
-        space.look();
-        assert!(space.take_entries(MIB));
+        assert!(!space.take_entries(MIB));
+        progress.count_save();
+        progress.count_save();
+        assert!(space.take_entries(MIB), "they took a third of what they might have");
     }
 
     #[test]
     fn one_change_never_reaches_into_the_last_reserve() {
         let (space, _) = disk(20 * MIB);
-        assert!(space.admit(Growth::Adds, 16 * MIB).is_ok());
         assert!(space.admit(Growth::Adds, 16 * MIB + 1).is_err());
+        assert!(space.admit(Growth::Adds, 16 * MIB).is_ok());
         assert!(!space.fits_any_command(), "the largest is larger than this disk");
     }
 
     #[test]
     fn disk_that_gives_no_answer_counts_as_it_was_less_what_was_admitted() {
-        let (space, free) = disk(24 * MIB);
+        let (space, free, progress) = disk_and_progress(24 * MIB);
         assert_eq!(set(&space, &free, u64::MAX), Fullness::Roomy);
         for _ in 0..9 {
             drop(space.admit(Growth::Adds, MIB).unwrap());
         }
-        assert!(space.admit(Growth::Adds, MIB).is_err());
+        progress.count_save();
+        progress.count_save();
+        assert!(space.admit(Growth::Adds, MIB).is_err(), "nobody saw what they took");
         assert_eq!(set(&space, &free, 24 * MIB), Fullness::Roomy);
         assert!(space.admit(Growth::Adds, MIB).is_ok());
     }

@@ -63,6 +63,8 @@ impl StateMachine {
         let Store::Redb(state) = &self.store else { return Ok(()) };
         let (state, space) = (state.clone(), self.space.clone());
         TypeConfig::spawn_blocking(move || {
+            // What waits in memory is no part of the file yet. A snapshot begins with this anyway.
+            state.checkpoint()?;
             let most = state.file_bytes()?;
             if space.fits_now(most).is_ok() {
                 return Ok(());

@@ -289,6 +289,7 @@ impl RedbStore {
     fn commit_durably(&self, pending: &mut Pending) -> Result<(), StateError> {
         let applied = self.marks.applied_index();
         if pending.durable_index == applied {
+            self.progress.count_save();
             return Ok(());
         }
         let mut transaction = self.handle().database.begin_write().map_err(StateError::database)?;
@@ -299,6 +300,7 @@ impl RedbStore {
         committed.map_err(StateError::database)?;
         *pending = Pending { durable_index: applied, bytes: 0 };
         self.progress.set_durable(applied);
+        self.progress.count_save();
         Ok(())
     }
 

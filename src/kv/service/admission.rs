@@ -39,14 +39,14 @@ impl KvService {
             self.growth(command).await.map_err(|error| Attempt::Done(Err(error.into())))?;
         let needed_bytes = encoded + removed * limits::DISK_BYTES_PER_REMOVED_BYTE;
         self.refuse_without_quorum(&unwell, growth, needed_bytes)?;
-        let admitted = parts.disk.space().admit(growth, needed_bytes);
+        let admitted = parts.disk.admit(growth, needed_bytes).await;
         admitted.map_err(|no_room| self.refusal(no_room, growth, &unwell))
     }
 
     /// A change of the membership goes on for as long as deletes do.
-    pub(super) fn let_membership_in<T>(&self) -> Result<Admitted, Attempt<T>> {
+    pub(super) async fn let_membership_in<T>(&self) -> Result<Admitted, Attempt<T>> {
         self.refuse_if_hanging(Instant::now())?;
-        let admitted = self.0.parts.disk.space().admit(Growth::Frees, 0);
+        let admitted = self.0.parts.disk.admit(Growth::Frees, 0).await;
         admitted.map_err(|no_room| Attempt::Done(Err(self.disk_full(no_room).into())))
     }
 

@@ -105,12 +105,12 @@ impl Member {
             Transport::bind(settings, metadata.clone(), PeerBook::new(node_id, key)).await.unwrap();
 
         let progress = Arc::new(Progress::default());
-        let pressure = Arc::new(Pressure::new(Arc::new(Space::endless()), progress.clone()));
         let disk = Disk::default();
-        let log =
-            RedbLog::open_with_backend(LogFile(InMemoryBackend::new(), disk.clone()), progress).unwrap();
+        let log = RedbLog::open_with_backend(LogFile(InMemoryBackend::new(), disk.clone()), progress.clone())
+            .unwrap();
         let state = state_mem::open();
         let (reader, inbox) = (state.reader(), state.inbox());
+        let pressure = Arc::new(Pressure::new(Arc::new(Space::endless()), progress, reader.clone()));
         let settings = raft_settings(node_id);
         let raft = start(&settings, transport.network(), log, state).await.unwrap();
         let (actor, _) = Actor::spawn(None, RaftActor, raft.clone()).await.unwrap();

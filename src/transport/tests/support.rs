@@ -143,7 +143,7 @@ impl TestNode {
             forward: service.clone(),
             freshness: freshness.clone(),
             reader: reader.clone(),
-            disk: Arc::new(Pressure::new(Arc::new(Space::endless()), Arc::default())),
+            disk: Arc::new(Pressure::new(Arc::new(Space::endless()), Arc::default(), reader.clone())),
         };
         let stop = CancellationToken::new();
         tokio::spawn(transport.clone().serve(handlers, stop.clone()));

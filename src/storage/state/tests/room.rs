@@ -12,14 +12,14 @@ async fn snapshot_is_put_off_until_it_fits_beside_the_last_reserve() {
     let (disk, free) = (Disk::new(), Arc::new(AtomicU64::new(0)));
     let asked = free.clone();
     let probe = move || Ok(Room { total_bytes: 64 * MIB, free_bytes: asked.load(Ordering::Relaxed) });
-    let space = Arc::new(Space::watch(Box::new(probe), None).unwrap());
+    let space = Arc::new(Space::watch(Box::new(probe), None, Arc::default()).unwrap());
     let mut state = disk.open().within(space);
     let large = "x".repeat(500_000);
     let entries = (0..8).map(|index| entry(index, &put(&format!("k{index}"), &large))).collect();
     apply(&mut state, entries).await;
 
     // The last reserve is 4 MiB, and so is the state, about.
-    for (free_bytes, is_made) in [(0, false), (4 * MIB, false), (7 * MIB, false), (9 * MIB, true)] {
+    for (free_bytes, is_made) in [(0, false), (4 * MIB, false), (5 * MIB, false), (16 * MIB, true)] {
         free.store(free_bytes, Ordering::Relaxed);
         let builder = state.try_create_snapshot_builder(false).await;
         assert_eq!(builder.is_some(), is_made, "{free_bytes} bytes free");
@@ -31,6 +31,6 @@ async fn snapshot_is_put_off_until_it_fits_beside_the_last_reserve() {
     apply(&mut state, vec![entry(8, &delete), entry(9, &compact)]).await;
     let Store::Redb(redb) = &state.store else { panic!("it is on disk") };
     assert!(redb.file_bytes().unwrap() > 4 * MIB && redb.measure_snapshot().unwrap() < MIB);
-    free.store(5 * MIB, Ordering::Relaxed);
+    free.store(6 * MIB, Ordering::Relaxed);
     assert!(state.try_create_snapshot_builder(false).await.is_some(), "it was measured");
 }
