@@ -183,6 +183,8 @@ pub struct StorageOptions {
     pub cache_bytes: u64,
     /// Longest time between two durable checkpoints of the state.
     pub checkpoint_interval_ms: u64,
+    /// Room on the disk that is kept free of data. Absent: in proportion to the disk.
+    pub disk_reserve_bytes: Option<u64>,
 }
 
 /// Settings of the key-value store.

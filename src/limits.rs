@@ -109,6 +109,75 @@ pub const FLUSH_POLL_INTERVAL_MS: u64 = 1;
 /// Page cache of each database file.
 pub const CACHE_DEFAULT_BYTES: u64 = 32 * 1024 * 1024;
 
+/// Part of the disk, as a divisor, that is kept free by default: room for deletes, which write as much
+/// as they remove, for compaction, and for what was accepted before the disk was seen to be full.
+pub const DISK_RESERVE_DIVISOR: u64 = 8;
+
+/// Smallest reserve by default, where that is no more than a quarter of the disk. A write of the largest
+/// size grows the files by some megabytes.
+pub const DISK_RESERVE_DEFAULT_MIN_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Largest reserve by default. It holds the largest command several times over; more would only be
+/// withheld from the data.
+pub const DISK_RESERVE_DEFAULT_MAX_BYTES: u64 = 1024 * 1024 * 1024;
+
+/// Smallest reserve that can be set. Below it one write could use all of it up.
+pub const DISK_RESERVE_MIN_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Largest reserve that can be set. A number above it is taken for a slip of the unit.
+pub const DISK_RESERVE_MAX_BYTES: u64 = 1024 * 1024 * 1024 * 1024;
+
+/// Part of the reserve, as a divisor, below which nothing is taken that could be left: not even
+/// deletes, and no entries from a leader. What is left then is for votes, checkpoints and a restart.
+pub const DISK_LAST_RESERVE_DIVISOR: u64 = 4;
+
+/// How much room beyond the reserve, as its divisor, ends the refusal of writes. The two marks lie
+/// apart so that a disk at the brink is not full and well in turn.
+pub const DISK_RECOVERED_DIVISOR: u64 = 4;
+
+/// Disk space that one byte of a command takes up at most, before anything is compacted: in the log and
+/// in the state, each in pages of up to twice the size, and once more while a page is copied.
+pub const DISK_BYTES_PER_COMMAND_BYTE: u64 = 6;
+
+/// The same for each byte of an old value that a command removes: it is kept in the history, in pages of
+/// up to twice the size, and the page that it leaves is copied.
+pub const DISK_BYTES_PER_REMOVED_BYTE: u64 = 3;
+
+/// The most by which one command grows the files: all of it new, and as much removed as one transaction
+/// can, by puts over the longest values and by deletes.
+pub const COMMAND_GROWTH_MAX_BYTES: u64 = COMMAND_MAX_BYTES as u64 * DISK_BYTES_PER_COMMAND_BYTE
+    + (TXN_OPS_MAX_COUNT * VALUE_MAX_BYTES + DELETE_PREFIX_MAX_BYTES) as u64 * DISK_BYTES_PER_REMOVED_BYTE;
+
+/// State that is read once only to learn whether a snapshot of it fits onto the disk. Applying waits for
+/// that, a second or two.
+pub const SNAPSHOT_MEASURE_MAX_BYTES: u64 = 1024 * 1024 * 1024;
+
+/// Disk space that one byte of a snapshot takes until it is installed: itself, and a database of it.
+pub const DISK_BYTES_PER_SNAPSHOT_BYTE: u64 = 3;
+
+/// Pause between two looks at the disk. In between, what is written is counted.
+pub const DISK_WATCH_INTERVAL_MS: u64 = 500;
+
+/// Time for a sync that is too long to be normal, on any disk that is in order.
+pub const SYNC_SLOW_MS: u64 = 1_000;
+
+/// Time of one sync after which a leader hands over. Below the time that a client waits for its write,
+/// above a hiccup of a busy disk and far above an election.
+pub const SYNC_STALLED_MS: u64 = 3_000;
+
+/// Time that a disk counts as stalled after a sync took that long. A disk that fails rarely does so once.
+pub const DISK_COOL_DOWN_MS: u64 = 30_000;
+
+/// Pause between two reports of a node whose disk is not well to the leader.
+pub const DISK_REPORT_INTERVAL_MS: u64 = 1_000;
+
+/// Time that such a report counts: a few reports may be lost.
+pub const DISK_REPORT_VALID_MS: u64 = 4_000;
+
+/// Time that entries from a leader wait for room on a disk that is all but full, before they are refused
+/// and sent again. Below the time after which the leader gives the connection up.
+pub const DISK_APPEND_WAIT_MS: u64 = 2_000;
+
 /// Payload of one chunk of a snapshot file, the unit of its checksums.
 pub const SNAPSHOT_CHUNK_MAX_BYTES: usize = 1024 * 1024;
 
@@ -329,6 +398,16 @@ const _: () = assert!(CHECKPOINT_MIN_INTERVAL_MS <= CHECKPOINT_INTERVAL_MS);
 const _: () = assert!(CHECKPOINT_INTERVAL_MS <= CHECKPOINT_MAX_INTERVAL_MS);
 const _: () = assert!(CACHE_MIN_BYTES <= CACHE_DEFAULT_BYTES && CACHE_DEFAULT_BYTES <= CACHE_MAX_BYTES);
 const _: () = assert!(HISTORY_DEFAULT_REVISIONS <= HISTORY_MAX_REVISIONS);
+const _: () = assert!(DISK_RESERVE_MIN_BYTES <= DISK_RESERVE_DEFAULT_MIN_BYTES);
+const _: () = assert!(DISK_RESERVE_DEFAULT_MIN_BYTES < DISK_RESERVE_DEFAULT_MAX_BYTES);
+const _: () = assert!(DISK_RESERVE_DEFAULT_MAX_BYTES <= DISK_RESERVE_MAX_BYTES);
+const _: () = assert!(
+    COMMAND_GROWTH_MAX_BYTES
+        < DISK_RESERVE_DEFAULT_MAX_BYTES - DISK_RESERVE_DEFAULT_MAX_BYTES / DISK_LAST_RESERVE_DIVISOR
+);
+const _: () = assert!(DISK_WATCH_INTERVAL_MS < SYNC_SLOW_MS && SYNC_SLOW_MS < SYNC_STALLED_MS);
+const _: () = assert!(SYNC_STALLED_MS + DISK_WATCH_INTERVAL_MS < REQUEST_TIMEOUT_MS);
+const _: () = assert!(DISK_REPORT_INTERVAL_MS * 3 < DISK_REPORT_VALID_MS);
 
 const _: () = assert!(HTTP_COMPACT_TIMEOUT_MS + REQUEST_TIMEOUT_MS < HTTP_REQUEST_TIMEOUT_MS);
 const _: () = assert!(HTTP_BODY_MAX_BYTES * 16 <= HTTP_BODIES_MAX_BYTES);

@@ -47,7 +47,15 @@ const FIGURES: &[(&str, Kind, &str)] = &[
     ("aspen_raft_snapshot_index", Kind::Gauge, "Last index in the newest snapshot"),
     ("aspen_log_entries_total", Kind::Counter, "Entries written to the log"),
     ("aspen_log_batch_entries", Kind::Histogram, "Entries that shared one fsync of the log"),
-    ("aspen_log_fsync_seconds", Kind::Histogram, "Time to make a batch of entries durable"),
+    ("aspen_storage_fsync_seconds", Kind::Histogram, "Time to make writes durable, by file"),
+    ("aspen_storage_fsync_under_way_seconds", Kind::Gauge, "Time that the sync under way has taken, or 0"),
+    ("aspen_storage_slow_fsyncs_total", Kind::Counter, "Syncs that took a second or more, by file"),
+    ("aspen_storage_snapshots_put_off_total", Kind::Counter, "Snapshots not made for want of room"),
+    ("aspen_disk_free_bytes", Kind::Gauge, "Bytes free on the data directory's file system"),
+    ("aspen_disk_reserve_bytes", Kind::Gauge, "Bytes of it that are kept free of data"),
+    ("aspen_disk_is_refusing", Kind::Gauge, "1 while writes that add data are refused for want of room"),
+    ("aspen_disk_is_stalled", Kind::Gauge, "1 while a sync takes too long to lead, and for a while after"),
+    ("aspen_disk_handovers_total", Kind::Counter, "Times that this node handed over because of its disk"),
     ("aspen_store_revision", Kind::Gauge, "Revision of the store on this node"),
     ("aspen_transport_dials_total", Kind::Counter, "Connections dialed, by result"),
     ("aspen_transport_handshakes_dropped_total", Kind::Counter, "Handshakes dropped for too many at a time"),
@@ -183,14 +191,14 @@ mod tests {
         let metrics = Metrics::new(recorder.handle());
         ::metrics::with_local_recorder(&recorder, || {
             describe();
-            ::metrics::histogram!("aspen_log_fsync_seconds").record(0.000_2);
+            ::metrics::histogram!("aspen_storage_fsync_seconds").record(0.000_2);
             ::metrics::histogram!("aspen_log_batch_entries").record(3.0);
             ::metrics::counter!("aspen_http_requests_total", "path" => "/write").increment(2);
         });
         let text = metrics.render();
         for line in [
-            "# HELP aspen_log_fsync_seconds Time to make a batch of",
-            "aspen_log_fsync_seconds_bucket{le=\"0.00025\"} 1",
+            "# HELP aspen_storage_fsync_seconds Time to make writes durable",
+            "aspen_storage_fsync_seconds_bucket{le=\"0.00025\"} 1",
             "aspen_log_batch_entries_bucket{le=\"4\"} 1",
             "aspen_http_requests_total{path=\"/write\"} 2",
             "# TYPE process_cpu_seconds_total counter",

@@ -5,6 +5,7 @@
 
 mod banner;
 pub mod data_dir;
+mod free_space;
 pub mod identity;
 pub mod open_files;
 mod parts;
@@ -45,8 +46,10 @@ use crate::raft::operations::Operations;
 use crate::storage::log_mem::MemoryLog;
 use crate::storage::log_redb::{LOG_FILE, OpenLogError, RedbLog};
 use crate::storage::metadata::{METADATA_FILE, Metadata, MetadataError};
+use crate::storage::pressure::Pressure;
 use crate::storage::progress::Progress;
 use crate::storage::snapshot::SnapshotInbox;
+use crate::storage::space::Space;
 use crate::storage::state::StateReader;
 use crate::storage::state_redb::STATE_FILE;
 use crate::storage::{StorageError, StorageOptions, state_mem, state_redb};
@@ -224,6 +227,7 @@ impl Node {
             timings,
             forwarder: Arc::new(transport.clone()),
             freshness: freshness.clone(),
+            disk: started.disk.clone(),
         });
         let own = transport.clone();
         let own_peer = Arc::new(move || own.own_peer());
@@ -239,6 +243,7 @@ impl Node {
             forward: Arc::new(service.clone()),
             freshness,
             reader: started.reader.clone(),
+            disk: started.disk,
         };
         parts.transport(transport.clone(), handlers);
         let iroh = transport.clone();
@@ -255,6 +260,7 @@ impl Node {
         };
         parts.http(listener, api::router(state), drained.clone());
         parts.recovery(service.clone());
+        parts.disk(service.clone());
         parts.history(service, config.kv.history_revisions);
         parts.membership(started.raft.clone(), transport.clone());
         parts.peers(transport.clone(), metadata.clone());
@@ -373,6 +379,7 @@ struct StartedRaft {
     raft: RaftHandle,
     reader: StateReader,
     inbox: SnapshotInbox,
+    disk: Arc<Pressure>,
 }
 
 async fn start_raft(
@@ -391,10 +398,11 @@ async fn start_raft(
     let network = transport.network();
     match config.storage {
         Storage::Memory => {
-            let (log, state) = (MemoryLog::new(progress), state_mem::open());
+            let (log, state) = (MemoryLog::new(progress.clone()), state_mem::open());
             let (reader, inbox) = (state.reader(), state.inbox());
+            let disk = Arc::new(Pressure::new(Arc::new(Space::endless()), progress, reader.clone()));
             let raft = construct::start(&settings, network, log, state).await?;
-            Ok(StartedRaft { raft, reader, inbox })
+            Ok(StartedRaft { raft, reader, inbox, disk })
         }
         Storage::Redb => {
             let path = data_dir.path().join(LOG_FILE);
@@ -406,11 +414,15 @@ async fn start_raft(
                 checkpoint_interval: Duration::from_millis(config.storage_options.checkpoint_interval_ms),
             };
             let cache_bytes = usize::try_from(options.cache_bytes).unwrap_or(usize::MAX);
+            let reserve = config.storage_options.disk_reserve_bytes;
+            let space = Space::watch(free_space::probe(data_dir.path()), reserve, progress.clone());
+            let space = Arc::new(space.map_err(StorageError::io("ask for the room in", data_dir.path()))?);
             let log = RedbLog::open(&path, cache_bytes, progress.clone())?;
-            let state = state_redb::open(data_dir.path(), options, progress)?;
+            let state = state_redb::open(data_dir.path(), options, progress.clone())?.within(space.clone());
             let (reader, inbox) = (state.reader(), state.inbox());
+            let disk = Arc::new(Pressure::new(space, progress, reader.clone()));
             let raft = construct::start(&settings, network, log, state).await?;
-            Ok(StartedRaft { raft, reader, inbox })
+            Ok(StartedRaft { raft, reader, inbox, disk })
         }
     }
 }

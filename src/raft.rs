@@ -7,6 +7,7 @@
 pub mod actor;
 pub mod construct;
 pub mod freshness;
+pub mod handover;
 pub mod membership;
 pub mod observe;
 pub mod operations;

@@ -21,13 +21,16 @@ pub mod log_mem;
 pub mod log_redb;
 mod log_view;
 pub mod metadata;
+pub mod pressure;
 pub mod progress;
 mod read;
 pub mod record;
 pub mod snapshot;
+pub mod space;
 pub mod state;
 pub mod state_mem;
 pub mod state_redb;
+pub mod syncs;
 pub mod tables;
 
 #[cfg(test)]

@@ -134,6 +134,7 @@ fn kv_status(error: &KvError) -> StatusCode {
         KvError::OutcomeUnknown { .. } => StatusCode::GATEWAY_TIMEOUT,
         KvError::Storage { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         KvError::UnsupportedByBackend { .. } => StatusCode::NOT_IMPLEMENTED,
+        KvError::DiskFull { .. } => StatusCode::INSUFFICIENT_STORAGE,
     }
 }
 

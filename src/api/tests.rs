@@ -109,6 +109,7 @@ async fn every_failure_of_the_store_has_its_status() {
         (KvError::Stopping { reason: reason() }, 503),
         (KvError::Storage { reason: reason() }, 500),
         (KvError::UnsupportedByBackend { backend: reason(), operation: reason() }, 501),
+        (KvError::DiskFull { node_id: NodeId(1), free_bytes: 1, kept_bytes: 2, needed_bytes: 3 }, 507),
     ];
     for (error, status) in failures {
         let code = error.code().to_owned();

@@ -7,8 +7,8 @@ use super::error::{CliError, Exit};
 use super::output::Terminal;
 use crate::kv::client::KvClient;
 use crate::kv::types::{
-    ClusterStatus, KeyRange, Member, MembershipChange, MembershipChanged, NodeId, NodeState, ReadRequest,
-    Role,
+    ClusterStatus, DiskStatus, KeyRange, Member, MembershipChange, MembershipChanged, NodeId, NodeState,
+    ReadRequest, Role,
 };
 
 pub(super) async fn status(
@@ -32,11 +32,25 @@ fn print_status(terminal: &mut Terminal<'_>, status: &ClusterStatus) -> Result<(
     terminal.line(&format!("node {node_id}: {} ({})", status.state.as_str(), status.detail))?;
     terminal.line(&format!("cluster {cluster}, leader {leader}, term {term}"))?;
     terminal.line(&format!("revision {revision}, readable from {compacted_revision} on"))?;
+    if let Some(disk) = &status.disk {
+        terminal.line(&disk_line(disk))?;
+    }
     if status.members.is_empty() {
         return Ok(());
     }
     terminal.line("")?;
     print_members(terminal, status)
+}
+
+fn disk_line(disk: &DiskStatus) -> String {
+    let mut line = format!("disk {}", disk.state.as_str());
+    if let (Some(free), Some(reserve)) = (disk.free_bytes, disk.reserve_bytes) {
+        line.push_str(&format!(", {free} bytes free, {reserve} kept in reserve"));
+    }
+    if disk.sync_ms > 0 {
+        line.push_str(&format!(", a sync has taken {} ms so far", disk.sync_ms));
+    }
+    line
 }
 
 pub(super) async fn member(

@@ -30,6 +30,10 @@ pub(super) fn check(
         config.storage_options.checkpoint_interval_ms,
         limits::CHECKPOINT_MIN_INTERVAL_MS..=limits::CHECKPOINT_MAX_INTERVAL_MS,
     )?;
+    if let Some(bytes) = config.storage_options.disk_reserve_bytes {
+        let allowed = limits::DISK_RESERVE_MIN_BYTES..=limits::DISK_RESERVE_MAX_BYTES;
+        within(loaded, "storage_options.disk_reserve_bytes", bytes, allowed)?;
+    }
     within(loaded, "kv.history_revisions", config.kv.history_revisions, 1..=limits::HISTORY_MAX_REVISIONS)?;
     if config.control_backend == ControlBackend::Hiqlite {
         return Err(ConfigError::BackendNotBuiltIn { origin: loaded.origin("control_backend") });

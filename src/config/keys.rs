@@ -136,6 +136,13 @@ pub(super) const KEYS: &[Key] = &[
         "100 to 600000 milliseconds",
     ),
     Key::new(
+        "storage_options.disk_reserve_bytes",
+        Kind::Number,
+        Default::Unset,
+        "8388608 (8 MiB) to 1099511627776 (1 TiB) bytes; where it is not set, an eighth of the disk, at \
+         most 1 GiB",
+    ),
+    Key::new(
         "kv.history_revisions",
         Kind::Number,
         Default::Number(HISTORY_DEFAULT_REVISIONS),
@@ -198,6 +205,7 @@ mod tests {
                 "storage_options.checkpoint_interval_ms",
                 [CHECKPOINT_MIN_INTERVAL_MS, CHECKPOINT_MAX_INTERVAL_MS],
             ),
+            ("storage_options.disk_reserve_bytes", [DISK_RESERVE_MIN_BYTES, DISK_RESERVE_MAX_BYTES]),
             ("kv.history_revisions", [1, HISTORY_MAX_REVISIONS]),
         ] {
             let allowed = find(name).unwrap().allowed;

@@ -5,7 +5,7 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::types::{ClusterError, MembershipChange, MembershipChanged, NodeId, Peer, WriteReply};
+use super::types::{ClusterError, DiskStatus, MembershipChange, MembershipChanged, NodeId, Peer, WriteReply};
 use crate::raft::types::Proposal;
 
 /// A request that only the leader can serve.
@@ -19,6 +19,13 @@ pub enum ForwardRequest {
     AddLearner(Peer),
     /// Change voters and members.
     ChangeMembership(MembershipChange),
+    /// Note how a member's disk is, by its own word.
+    ReportDisk {
+        /// The member.
+        node_id: NodeId,
+        /// Its disk.
+        status: DiskStatus,
+    },
 }
 
 /// The leader's answer; its variant follows that of the request.
@@ -30,6 +37,8 @@ pub enum ForwardReply {
     ReadIndex(u64),
     /// The membership after the change.
     Membership(MembershipChanged),
+    /// The report was noted.
+    Noted,
 }
 
 /// The request got no answer from the other node.

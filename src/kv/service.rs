@@ -10,8 +10,10 @@
 //! - A write without a session is delivered at most once.
 //! - A forwarded request is never forwarded again.
 
+mod admission;
 mod attempt;
 pub mod cluster;
+pub mod disk;
 pub mod history;
 mod read_index;
 mod status;
@@ -37,9 +39,11 @@ use crate::limits;
 use crate::raft::RaftHandle;
 use crate::raft::construct::RaftTimings;
 use crate::raft::freshness::Freshness;
+use crate::raft::handover::DiskReports;
 use crate::raft::observe::{self, Route};
 use crate::raft::operations::{Operations, Unanswered};
 use crate::raft::types::{Applied, Proposal, TypeConfig};
+use crate::storage::pressure::Pressure;
 use crate::storage::record::encode_command;
 use crate::storage::state::StateReader;
 
@@ -57,6 +61,8 @@ pub struct ServiceParts {
     pub forwarder: Arc<dyn Forwarder>,
     /// How old the applied state may be.
     pub freshness: Arc<Freshness>,
+    /// How this node's disk is.
+    pub disk: Arc<Pressure>,
 }
 
 /// The key-value service of one node. Clones share it.
@@ -67,6 +73,7 @@ struct Inner {
     parts: ServiceParts,
     read_index: ReadIndex,
     recovered: AtomicBool,
+    disk_reports: DiskReports,
 }
 
 impl KvService {
@@ -75,7 +82,12 @@ impl KvService {
         Self(Arc::new_cyclic(|weak: &Weak<Inner>| {
             let weak = weak.clone();
             let read_index = ReadIndex::start(move || confirm_read_index(weak.clone()));
-            Inner { parts, read_index, recovered: AtomicBool::new(false) }
+            Inner {
+                parts,
+                read_index,
+                recovered: AtomicBool::new(false),
+                disk_reports: DiskReports::default(),
+            }
         }))
     }
 
@@ -104,7 +116,16 @@ impl KvService {
     }
 
     fn route(&self) -> Route {
-        observe::route(&observe::metrics(&self.0.parts.raft), &self.0.parts.timings)
+        let metrics = observe::metrics(&self.0.parts.raft);
+        // A deposed leader whose disk hangs cannot note the new term, and goes on calling itself leader.
+        match self.0.parts.freshness.leader_after(metrics.current_term) {
+            Some(leader) if leader != metrics.id => Route::Remote(leader),
+            _ => observe::route(&metrics, &self.0.parts.timings),
+        }
+    }
+
+    fn node_id(&self) -> NodeId {
+        observe::metrics(&self.0.parts.raft).id
     }
 
     /// Has the leader serve a request, wherever it is, and tries again while that is harmless.
@@ -136,6 +157,10 @@ impl KvService {
             match request {
                 ForwardRequest::Propose(proposal) => self.propose(proposal).await.map(ForwardReply::Proposed),
                 ForwardRequest::ReadIndex => self.read_index_here().await.map(ForwardReply::ReadIndex),
+                ForwardRequest::ReportDisk { node_id, status } => {
+                    self.0.disk_reports.note(node_id, status, std::time::Instant::now());
+                    Attempt::Done(Ok(ForwardReply::Noted))
+                }
                 ForwardRequest::AddLearner(peer) => {
                     let met = self.0.parts.forwarder.introduce(&peer, limits::REQUEST_TIMEOUT_MS).await;
                     if let Err(
@@ -145,10 +170,10 @@ impl KvService {
                     {
                         return Attempt::Done(Err(ClusterError::Unreachable { node_id, reason }));
                     }
-                    changed(self.0.parts.operations.add_learner(peer, bound).await)
+                    self.change(self.0.parts.operations.add_learner(peer, bound)).await
                 }
                 ForwardRequest::ChangeMembership(change) => {
-                    changed(self.0.parts.operations.change(change, bound).await)
+                    self.change(self.0.parts.operations.change(change, bound)).await
                 }
             }
         };
@@ -159,6 +184,11 @@ impl KvService {
     }
 
     async fn propose(&self, proposal: Proposal) -> Attempt<WriteReply> {
+        // Held until the write is applied, or nobody waits for it any more.
+        let _admitted = match self.let_in(&proposal).await {
+            Ok(admitted) => admitted,
+            Err(refused) => return refused,
+        };
         match self.0.parts.raft.client_write(proposal).await {
             Ok(written) => match written.data {
                 Applied::Command(result) => Attempt::Done(result.map_err(ClusterError::from)),
@@ -181,11 +211,32 @@ impl KvService {
         }
     }
 
+    /// Runs an operation on the membership, if the disk has room for it.
+    async fn change(
+        &self,
+        operation: impl Future<Output = Result<Result<MembershipChanged, ClusterError>, Unanswered>>,
+    ) -> Attempt<ForwardReply> {
+        let _admitted = match self.let_membership_in().await {
+            Ok(admitted) => admitted,
+            Err(refused) => return refused,
+        };
+        match operation.await {
+            Ok(Ok(changed)) => Attempt::Done(Ok(ForwardReply::Membership(changed))),
+            Ok(Err(error)) => Attempt::of_refusal(error),
+            Err(Unanswered::Stopping(reason)) => Attempt::Done(Err(stopping(&reason).into())),
+            Err(error @ Unanswered::Lost) => Attempt::Unknown(error.to_string()),
+        }
+    }
+
     /// Asks the leader on another node.
     async fn ask(&self, leader: NodeId, request: ForwardRequest, bound_ms: u64) -> Attempt<ForwardReply> {
         // A leader that died leaves its connection silent for seconds: a new one is heard of sooner.
-        let deposed = self.0.parts.raft.wait(None);
-        let deposed = deposed.metrics(|metrics| metrics.current_leader != Some(leader), "another leader");
+        let (deposed, freshness) = (self.0.parts.raft.wait(None), &self.0.parts.freshness);
+        let is_deposed = |metrics: &observe::Metrics| {
+            metrics.current_leader != Some(leader)
+                && freshness.leader_after(metrics.current_term) != Some(leader)
+        };
+        let deposed = deposed.metrics(is_deposed, "another leader");
         let answer = tokio::select! {
             biased;
             answer = self.0.parts.forwarder.forward(leader, request, bound_ms) => answer,
@@ -280,7 +331,9 @@ impl KeyValueStore for KvService {
 impl ForwardHandler for KvService {
     async fn handle(&self, request: ForwardRequest) -> Result<ForwardReply, ClusterError> {
         let bound_ms = match &request {
-            ForwardRequest::Propose(_) | ForwardRequest::ReadIndex => limits::REQUEST_TIMEOUT_MS,
+            ForwardRequest::Propose(_) | ForwardRequest::ReadIndex | ForwardRequest::ReportDisk { .. } => {
+                limits::REQUEST_TIMEOUT_MS
+            }
             ForwardRequest::AddLearner(_) | ForwardRequest::ChangeMembership(_) => {
                 limits::MEMBERSHIP_TIMEOUT_MS
             }
@@ -310,16 +363,6 @@ async fn confirm_read_index(service: Weak<Inner>) -> Result<u64, KvError> {
         Ok(ForwardReply::ReadIndex(index)) => Ok(index),
         Ok(other) => panic!("a read index was answered with {other:?}"),
         Err(error) => Err(kv_error(error)),
-    }
-}
-
-/// What became of an operation on the membership.
-fn changed(outcome: Result<Result<MembershipChanged, ClusterError>, Unanswered>) -> Attempt<ForwardReply> {
-    match outcome {
-        Ok(Ok(changed)) => Attempt::Done(Ok(ForwardReply::Membership(changed))),
-        Ok(Err(error)) => Attempt::of_refusal(error),
-        Err(Unanswered::Stopping(reason)) => Attempt::Done(Err(stopping(&reason).into())),
-        Err(error @ Unanswered::Lost) => Attempt::Unknown(error.to_string()),
     }
 }
 

@@ -10,7 +10,9 @@ mod key;
 mod node;
 mod read;
 
-pub use cluster::{ClusterStatus, Member, MembershipChange, MembershipChanged, NodeState, Peer, Role};
+pub use cluster::{
+    ClusterStatus, DiskState, DiskStatus, Member, MembershipChange, MembershipChanged, NodeState, Peer, Role,
+};
 pub use command::{
     Command, Compare, CompareOp, CompareTarget, OpResult, SessionId, SessionTag, Txn, TxnOp, WriteOp,
     WriteReply,

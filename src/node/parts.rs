@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::data_dir;
 use super::supervisor::{Part, Supervision};
 use crate::api;
-use crate::kv::service::{KvService, history};
+use crate::kv::service::{KvService, disk, history};
 use crate::kv::types::{NodeId, NodeInfo};
 use crate::limits;
 use crate::metrics::Metrics;
@@ -71,6 +71,17 @@ impl Parts<'_> {
             let service = service.clone();
             async move {
                 history::keep_bounded(service, keep_revisions).await;
+                Ok(())
+            }
+        });
+    }
+
+    /// Watches the disk, and keeps the leadership away from one that is not well.
+    pub fn disk(&self, service: KvService) {
+        self.housekeeping("disk", move || {
+            let service = service.clone();
+            async move {
+                disk::watch(service).await;
                 Ok(())
             }
         });

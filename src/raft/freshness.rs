@@ -12,6 +12,7 @@ use openraft::raft::AppendEntriesRequest;
 
 use super::RaftHandle;
 use super::types::TypeConfig;
+use crate::kv::types::NodeId;
 use crate::storage::state::StateReader;
 
 /// Tracks the last moment at which this node had applied all it knew to be committed.
@@ -26,6 +27,8 @@ struct Heard {
     heard_at: Option<Instant>,
     /// Heard of then, not known to be applied yet.
     pending: Option<(u64, Instant)>,
+    /// The last leader that spoke, with its term.
+    leader: Option<(u64, NodeId)>,
 }
 
 impl Freshness {
@@ -46,6 +49,8 @@ impl Freshness {
             if request.vote >= metrics.borrow_watched().vote {
                 let committed = request.leader_commit.as_ref().map(|log_id| log_id.index());
                 self.heard(committed, reader.applied_index());
+                let leader = request.vote.leader_id();
+                self.heard_leader(leader.term, leader.node_id);
             }
         })
     }
@@ -61,6 +66,18 @@ impl Freshness {
         } else if heard.pending.is_none() {
             heard.pending = committed_index.map(|index| (index, now));
         }
+    }
+
+    /// A leader of this term speaks.
+    pub fn heard_leader(&self, term: u64, leader: NodeId) {
+        let mut heard = self.lock();
+        heard.leader = heard.leader.max(Some((term, leader)));
+    }
+
+    /// The leader that spoke last, if it is of a later term. Raft itself learns of it only once it has
+    /// noted the term on disk, which may hang.
+    pub fn leader_after(&self, term: u64) -> Option<NodeId> {
+        self.lock().leader.filter(|(heard, _)| *heard > term).map(|(_, leader)| leader)
     }
 
     /// Time since this node was known to be up to date; absent if it never was.
@@ -102,5 +119,14 @@ mod tests {
         freshness.heard(Some(5), Some(3));
         assert_eq!(freshness.age(Some(4)), None, "index 5 is not applied yet");
         assert!(freshness.age(Some(5)).is_some());
+    }
+
+    #[test]
+    fn leader_of_a_later_term_is_known_before_raft_knows_it() {
+        let freshness = Freshness::default();
+        assert_eq!(freshness.leader_after(0), None);
+        freshness.heard_leader(4, NodeId(2));
+        assert_eq!(freshness.leader_after(3), Some(NodeId(2)));
+        assert_eq!(freshness.leader_after(4), None);
     }
 }

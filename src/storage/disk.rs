@@ -56,6 +56,12 @@ pub trait Disk: fmt::Debug + Send + Sync {
     /// Where it is not there, or cannot be opened.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
 
+    /// What a file takes up, which is less than its length where it has holes.
+    ///
+    /// # Errors
+    /// Where it is not there, or that cannot be told.
+    fn allocated_bytes(&self, path: &Path) -> io::Result<u64>;
+
     /// Makes an empty file for a database, which must not be there yet.
     ///
     /// # Errors

@@ -6,11 +6,15 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::syncs::Syncs;
+
 /// Positions as counts of entries (index + 1), so that 0 is none.
 #[derive(Debug, Default)]
 pub struct Progress {
     flushed: AtomicU64,
     durable: AtomicU64,
+    saves: AtomicU64,
+    syncs: Syncs,
 }
 
 impl Progress {
@@ -27,6 +31,21 @@ impl Progress {
     /// The state on disk includes everything up to and including `index`.
     pub fn set_durable(&self, index: Option<u64>) {
         self.durable.store(count(index), Ordering::Release);
+    }
+
+    /// All of the state that was applied is on disk, so that none of it waits in memory for room.
+    pub fn count_save(&self) {
+        self.saves.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How often that was so.
+    pub fn saves(&self) -> u64 {
+        self.saves.load(Ordering::Acquire)
+    }
+
+    /// How long each side takes to get there.
+    pub fn syncs(&self) -> &Syncs {
+        &self.syncs
     }
 
     /// Last index in the durable state.

@@ -18,10 +18,12 @@ use openraft::type_config::TypeConfigExt;
 
 use super::batch::{Batch, PublishedMarks};
 use super::snapshot::{SnapshotData, SnapshotInbox};
+use super::space::Space;
 use super::state_mem::MemState;
 use super::state_redb::RedbState;
 use super::tables::StateError;
 use crate::kv::types::{KvError, RangeReply, ReadRequest, Revision};
+use crate::limits;
 use crate::raft::types::{Applied, LogId, SnapshotMeta, StoredMembership, TypeConfig};
 
 #[cfg(test)]
@@ -32,6 +34,7 @@ type Snapshot = SnapshotOf<TypeConfig, SnapshotData>;
 /// The replicated state.
 pub struct StateMachine {
     store: Store,
+    space: Arc<Space>,
 }
 
 #[derive(Clone)]
@@ -42,11 +45,44 @@ enum Store {
 
 impl StateMachine {
     pub(crate) fn memory(state: MemState) -> Self {
-        Self { store: Store::Memory(Arc::new(state)) }
+        Self { store: Store::Memory(Arc::new(state)), space: Arc::new(Space::endless()) }
     }
 
     pub(crate) fn redb(state: RedbState) -> Self {
-        Self { store: Store::Redb(Arc::new(state)) }
+        Self { store: Store::Redb(Arc::new(state)), space: Arc::new(Space::endless()) }
+    }
+
+    /// The same state, of which no snapshot is made that has no room.
+    #[must_use]
+    pub fn within(self, space: Arc<Space>) -> Self {
+        Self { space, ..self }
+    }
+
+    /// Whether a snapshot fits onto the disk.
+    async fn snapshot_fits(&self) -> io::Result<()> {
+        let Store::Redb(state) = &self.store else { return Ok(()) };
+        let (state, space) = (state.clone(), self.space.clone());
+        TypeConfig::spawn_blocking(move || {
+            // What waits in memory is no part of the file yet. A snapshot begins with this anyway.
+            state.checkpoint()?;
+            let most = state.file_bytes()?;
+            if space.fits_now(most).is_ok() {
+                return Ok(());
+            }
+            // The file may be mostly empty, after deletes. To read it all takes a while.
+            let bytes =
+                if most <= limits::SNAPSHOT_MEASURE_MAX_BYTES { state.measure_snapshot()? } else { most };
+            space.fits_now(bytes).map_err(|no_room| {
+                io::Error::new(
+                    io::ErrorKind::StorageFull,
+                    format!(
+                        "it takes up to {} bytes, and of the {} that are free {} must stay free",
+                        no_room.needed_bytes, no_room.free_bytes, no_room.kept_bytes
+                    ),
+                )
+            })
+        })
+        .await?
     }
 
     /// A reader of this state.
@@ -186,6 +222,19 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             self.store.apply(batch).await?;
         }
         Ok(())
+    }
+
+    /// None where there is no room: the log stays as long as it is, and Raft asks again later. A
+    /// snapshot that fails would end the node.
+    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<SnapshotBuilder> {
+        match self.snapshot_fits().await {
+            Ok(()) => Some(self.get_snapshot_builder().await),
+            Err(reason) => {
+                metrics::counter!("aspen_storage_snapshots_put_off_total").increment(1);
+                tracing::warn!("a snapshot is put off: {reason}");
+                None
+            }
+        }
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {

@@ -29,6 +29,7 @@ use super::snapshot::files::SnapshotDir;
 use super::snapshot::format;
 use super::snapshot::{SnapshotData, SnapshotError};
 use super::state::StateMachine;
+use super::syncs::SyncedFile;
 use super::tables::{RedbRead, RedbWrite, StateError, Table, WriteTables};
 use super::{StorageError, StorageOptions, read};
 use crate::kv::types::{KvError, RangeReply, ReadRequest, Revision};
@@ -183,6 +184,19 @@ impl RedbState {
         self.store.snapshots.keep(meta, &file.finish()?)
     }
 
+    /// What the database takes up on disk, which a snapshot does not exceed.
+    pub(crate) fn file_bytes(&self) -> io::Result<u64> {
+        self.store.disk.allocated_bytes(&self.store.path)
+    }
+
+    /// How long a snapshot would be now. It reads all of the state.
+    pub(crate) fn measure_snapshot(&self) -> io::Result<u64> {
+        let handle = self.store.handle();
+        let mut out = Counted(0);
+        format::write(&handle.read()?, &mut out)?;
+        Ok(out.0)
+    }
+
     pub(crate) fn install_snapshot(&self, meta: &SnapshotMeta, data: &SnapshotData) -> io::Result<()> {
         self.store.install_snapshot(meta, data)
     }
@@ -307,15 +321,18 @@ impl RedbStore {
     fn commit_durably(&self, pending: &mut Pending) -> Result<(), StateError> {
         let applied = self.marks.applied_index();
         if pending.durable_index == applied {
+            self.progress.count_save();
             return Ok(());
         }
         let mut transaction = self.handle().database.begin_write().map_err(StateError::database)?;
         // A flipped bit in a file that is committed in one phase can bring an older commit back, to
         // which the log does not reach any more.
         transaction.set_two_phase_commit(true);
-        transaction.commit().map_err(StateError::database)?;
+        let committed = self.progress.syncs().time(SyncedFile::State, || transaction.commit());
+        committed.map_err(StateError::database)?;
         *pending = Pending { durable_index: applied, bytes: 0 };
         self.progress.set_durable(applied);
+        self.progress.count_save();
         Ok(())
     }
 
@@ -372,6 +389,20 @@ impl RedbStore {
 /// while it waits.
 fn blocking(wait: Duration) -> Duration {
     if cfg!(madsim) { Duration::ZERO } else { wait }
+}
+
+/// Counts what is written, and keeps none of it.
+struct Counted(u64);
+
+impl Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl Handle {

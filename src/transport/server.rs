@@ -14,6 +14,7 @@ use irpc::WithChannels;
 use irpc::channel::mpsc;
 use irpc::rpc::RemoteService;
 use irpc::util::AsyncReadVarintExt;
+use openraft::EntryPayload;
 use openraft::raft::AppendEntriesRequest;
 use tokio::io::AsyncReadExt;
 use tokio::sync::Semaphore;
@@ -31,6 +32,7 @@ use crate::limits;
 use crate::raft::RaftHandle;
 use crate::raft::freshness::Freshness;
 use crate::raft::types::TypeConfig;
+use crate::storage::pressure::Pressure;
 use crate::storage::snapshot::SnapshotInbox;
 use crate::storage::state::StateReader;
 
@@ -47,6 +49,8 @@ pub struct Handlers {
     pub freshness: Arc<Freshness>,
     /// How far this node has applied.
     pub reader: StateReader,
+    /// Whether its disk takes more entries.
+    pub disk: Arc<Pressure>,
 }
 
 /// Why the transport stopped serving.
@@ -230,23 +234,32 @@ async fn serve_raft_stream(
     sent.map_err(|error| StreamError::Send(error.to_string()))
 }
 
+type Requests = mpsc::Receiver<AppendEntriesRequest<TypeConfig>>;
+
 /// Feeds a stream of append-entries to Raft, and its results back, in order.
 async fn append(
     request: WithChannels<AppendStream, RaftRpcProtocol>,
     handlers: Handlers,
 ) -> Result<(), StreamError> {
     let WithChannels { tx, rx, .. } = request;
-    let requests =
-        futures::stream::unfold(rx, |mut rx: mpsc::Receiver<AppendEntriesRequest<TypeConfig>>| async {
-            match rx.recv().await {
-                Ok(Some(request)) => Some((request, rx)),
-                Ok(None) => None,
+    let disk = handlers.disk;
+    let requests = futures::stream::unfold(rx, move |mut rx: Requests| {
+        let disk = disk.clone();
+        async move {
+            let request = match rx.recv().await {
+                Ok(request) => request?,
                 Err(error) => {
                     tracing::debug!("a stream of appends broke off: {error}");
-                    None
+                    return None;
                 }
+            };
+            // Heartbeats pass, so that the leader is not lost; it sends the entries again later.
+            if !request.entries.is_empty() && !disk.room_for_entries(payload_bytes(&request)).await {
+                return None;
             }
-        });
+            Some((request, rx))
+        }
+    });
     let requests = handlers.freshness.listen(&handlers.raft, handlers.reader, requests);
     let mut results = std::pin::pin!(handlers.raft.stream_append(requests));
     while let Some(result) = results.next().await {
@@ -254,6 +267,15 @@ async fn append(
         tx.send(result).await.map_err(|error| StreamError::Send(error.to_string()))?;
     }
     Ok(())
+}
+
+fn payload_bytes(request: &AppendEntriesRequest<TypeConfig>) -> u64 {
+    let payloads = request.entries.iter().map(|entry| match &entry.payload {
+        EntryPayload::Normal(proposal) => proposal.0.len() as u64,
+        // So small that the last reserve holds any number of them.
+        EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+    });
+    payloads.sum()
 }
 
 async fn serve_snapshot_stream(

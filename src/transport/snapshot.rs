@@ -67,6 +67,13 @@ pub(super) async fn receive(
     pieces: &mut mpsc::Receiver<Bytes>,
 ) -> Result<SnapshotResponse<TypeConfig>, String> {
     let stall = Duration::from_millis(limits::MEMBERSHIP_TIMEOUT_MS);
+    let needed = header.len.saturating_mul(limits::DISK_BYTES_PER_SNAPSHOT_BYTE);
+    handlers.disk.space().fits_now(needed).map_err(|no_room| {
+        format!(
+            "no room on its disk: it would take up to {needed} bytes, and of the {} that are free {} must stay free",
+            no_room.free_bytes, no_room.kept_bytes
+        )
+    })?;
     let mut incoming = handlers.inbox.begin().map_err(|error| error.to_string())?;
     let mut received = 0_u64;
     loop {

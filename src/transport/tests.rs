@@ -7,5 +7,6 @@ mod follower;
 mod forwarding;
 mod heartbeats;
 mod reach;
+mod slow_disk;
 mod streams;
 mod support;

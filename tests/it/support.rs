@@ -1,6 +1,7 @@
 //! What tests over real processes have in common.
 
 pub mod cluster;
+pub mod disk;
 pub mod http;
 pub mod node;
 

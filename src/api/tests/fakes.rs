@@ -130,6 +130,7 @@ pub(super) fn status(state: NodeState) -> ClusterStatus {
         applied_index: Some(9),
         snapshot_index: None,
         purged_index: None,
+        disk: None,
         members: vec![member(1, Role::Leader, "127.0.0.1:4701"), member(2, Role::Learner, "127.0.0.1:4702")],
     }
 }

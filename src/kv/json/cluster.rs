@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::kv::types::{ClusterId, ClusterStatus, MembershipChange, NodeId, NodeState, PublicKey, Role};
+use crate::kv::types::{
+    ClusterId, ClusterStatus, DiskState, MembershipChange, NodeId, NodeState, PublicKey, Role,
+};
 
 /// `GET /health`: whether this node serves, and the cluster as it sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +35,9 @@ pub struct HealthForm {
     pub voters: usize,
     /// How many members do not.
     pub learners: usize,
+    /// How its disk is. Absent in the answer of a node that does not watch it.
+    #[serde(default)]
+    pub disk: Option<DiskState>,
 }
 
 impl From<&ClusterStatus> for HealthForm {
@@ -50,6 +55,7 @@ impl From<&ClusterStatus> for HealthForm {
             revision: status.revision.0,
             voters: status.members.len() - learners,
             learners,
+            disk: status.disk.map(|disk| disk.state),
         }
     }
 }

@@ -71,9 +71,11 @@ impl Retry {
         repeatable: bool,
     ) -> Result<Option<T>, ClusterError> {
         let reason = match attempt {
-            // The session was known when an earlier attempt took effect, if one did; whoever sent the
-            // write would take this refusal for a word about the only attempt.
-            Attempt::Done(Err(ClusterError::Kv(KvError::SessionExpired { .. }))) if self.unknown => {
+            // The session was known, or there was room, when an earlier attempt took effect, if one did;
+            // whoever sent the write would take this refusal for a word about the only attempt.
+            Attempt::Done(Err(ClusterError::Kv(
+                KvError::SessionExpired { .. } | KvError::DiskFull { .. },
+            ))) if self.unknown => {
                 return Err(self.outcome_unknown());
             }
             Attempt::Done(result) => return result.map(Some),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::KvService;
 use openraft::Instant;
 
-use crate::kv::types::{ClusterStatus, Member, NodeId, NodeInfo, NodeState, Role};
+use crate::kv::types::{ClusterStatus, DiskState, DiskStatus, Member, NodeId, NodeInfo, NodeState, Role};
 use crate::raft::membership;
 use crate::raft::observe::{self, Metrics, Route};
 use crate::storage::metadata::Metadata;
@@ -13,7 +13,25 @@ use crate::storage::metadata::Metadata;
 pub(super) fn status(service: &KvService, metadata: &Metadata) -> ClusterStatus {
     let parts = &service.0.parts;
     let metrics = observe::metrics(&parts.raft);
-    let (state, detail) = state(service, &metrics);
+    let now = std::time::Instant::now();
+    let disk = parts.disk.status(now);
+    let (mut state, mut detail) = state(service, &metrics);
+    if let Some(time) = parts.disk.hanging(now)
+        && matches!(state, NodeState::Serving | NodeState::NoLeader | NodeState::Recovering)
+    {
+        state = NodeState::DiskStalled;
+        detail = format!("{detail}, but its disk has not finished a write for {} ms", time.as_millis());
+    }
+    if matches!(disk.state, DiskState::Full | DiskState::Exhausted) {
+        detail.push_str(&full(&disk));
+    }
+    // It takes no entries, so it would answer with what is older than the read.
+    if disk.state == DiskState::Exhausted
+        && state == NodeState::Serving
+        && observe::role(&metrics) != Role::Leader
+    {
+        state = NodeState::DiskExhausted;
+    }
     ClusterStatus {
         node_id: metrics.id,
         cluster_id: metadata.cluster_id(),
@@ -29,8 +47,17 @@ pub(super) fn status(service: &KvService, metadata: &Metadata) -> ClusterStatus 
         applied_index: parts.reader.applied_index(),
         snapshot_index: metrics.snapshot.as_ref().map(|log_id| log_id.index()),
         purged_index: metrics.purged.as_ref().map(|log_id| log_id.index()),
+        disk: Some(disk),
         members: members(&metrics),
     }
+}
+
+fn full(disk: &DiskStatus) -> String {
+    format!(
+        "; its disk is full ({} bytes are free, {} are kept in reserve), so it takes no writes that add data: make room, or delete keys and compact the history",
+        disk.free_bytes.unwrap_or(0),
+        disk.reserve_bytes.unwrap_or(0)
+    )
 }
 
 fn state(service: &KvService, metrics: &Metrics) -> (NodeState, String) {

@@ -55,6 +55,10 @@ pub enum NodeState {
     Serving,
     /// It stops.
     Stopping,
+    /// Its disk does not finish a write: it can keep nothing, and lags behind the others.
+    DiskStalled,
+    /// It follows, and its disk has no room for what the leader sends: it falls behind.
+    DiskExhausted,
 }
 
 impl NodeState {
@@ -66,8 +70,58 @@ impl NodeState {
             Self::NoLeader => "no_leader",
             Self::Serving => "serving",
             Self::Stopping => "stopping",
+            Self::DiskStalled => "disk_stalled",
+            Self::DiskExhausted => "disk_exhausted",
         }
     }
+}
+
+/// How a node's disk is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskState {
+    /// It has room and is quick enough.
+    Well,
+    /// A write has been under way for longer than is normal.
+    Slow,
+    /// Its reserve is touched: it takes deletes and compaction, but no write that adds data.
+    Full,
+    /// The reserve is all but used up as well: it takes nothing from clients, and no entries from a
+    /// leader.
+    Exhausted,
+    /// A write has been under way for so long that the node must not lead, or was lately.
+    Stalled,
+}
+
+impl DiskState {
+    /// The state as a word, the same as in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Well => "well",
+            Self::Slow => "slow",
+            Self::Full => "full",
+            Self::Exhausted => "exhausted",
+            Self::Stalled => "stalled",
+        }
+    }
+
+    /// Whether a node with such a disk may lead while another could.
+    pub fn may_lead(self) -> bool {
+        matches!(self, Self::Well | Self::Slow)
+    }
+}
+
+/// A node's disk, in figures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskStatus {
+    /// How it is.
+    pub state: DiskState,
+    /// Bytes that are free on the data directory's file system; absent where data is in memory.
+    pub free_bytes: Option<u64>,
+    /// Bytes that are kept free of data; absent where data is in memory.
+    pub reserve_bytes: Option<u64>,
+    /// Time that the sync under way has taken so far, in milliseconds; 0 if there is none.
+    pub sync_ms: u64,
 }
 
 /// One member as another node sees it.
@@ -117,6 +171,9 @@ pub struct ClusterStatus {
     pub snapshot_index: Option<u64>,
     /// Last index purged from its log.
     pub purged_index: Option<u64>,
+    /// Its disk. Absent in the answer of a node that does not watch it.
+    #[serde(default)]
+    pub disk: Option<DiskStatus>,
     /// All members, by id.
     pub members: Vec<Member>,
 }

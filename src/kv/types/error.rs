@@ -147,6 +147,20 @@ pub enum KvError {
         /// The operation.
         operation: String,
     },
+    /// A disk has too little room for what the write adds. Nothing was changed.
+    #[error(
+        "the disk of node {node_id} is full: {free_bytes} bytes are free, {kept_bytes} of them must stay free, and this write may take {needed_bytes}"
+    )]
+    DiskFull {
+        /// The node.
+        node_id: NodeId,
+        /// What is free there.
+        free_bytes: u64,
+        /// What must stay free for writes of this kind.
+        kept_bytes: u64,
+        /// By how much the write may grow the files.
+        needed_bytes: u64,
+    },
 }
 
 impl KvError {
@@ -172,6 +186,7 @@ impl KvError {
             Self::Stopping { .. } => "stopping",
             Self::Storage { .. } => "storage",
             Self::UnsupportedByBackend { .. } => "unsupported_by_backend",
+            Self::DiskFull { .. } => "disk_full",
         }
     }
 
@@ -201,6 +216,9 @@ impl KvError {
             Self::Stopping { .. } => "use another member, or this one once it is back",
             Self::Storage { .. } => "look at the node's log and its disk",
             Self::UnsupportedByBackend { .. } => "use the control backend 'raft' for it",
+            Self::DiskFull { .. } => {
+                "make room on that node's disk or enlarge it, or delete keys, few at a time, and compact the history; reads go on, and writes do by themselves once there is room"
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -43,6 +44,12 @@ impl Disk for RealDisk {
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         Ok(Arc::new(File::open(path)?))
+    }
+
+    fn allocated_bytes(&self, path: &Path) -> io::Result<u64> {
+        /// The unit in which the kernel counts, whatever the file system's own is.
+        const BLOCK_BYTES: u64 = 512;
+        Ok(fs::metadata(path)?.blocks() * BLOCK_BYTES)
     }
 
     fn create_database(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>> {

@@ -8,7 +8,6 @@ use std::ops::{Bound, ControlFlow};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use openraft::storage::IOFlushed;
 use redb::{Durability, ReadableTable, Table};
@@ -22,6 +21,7 @@ use crate::raft::types::{Entry, LogId, TypeConfig, Vote};
 use crate::storage::codec;
 use crate::storage::database::panic_message;
 use crate::storage::log_view::{LogError, Position};
+use crate::storage::syncs::SyncedFile;
 
 pub(super) type Ack = oneshot::Sender<Result<(), LogError>>;
 
@@ -178,9 +178,7 @@ impl Writer {
                 disk.sweep_to = sweep_step(&mut log, to)?;
             }
         }
-        let started = Instant::now();
-        transaction.commit()?;
-        metrics::histogram!("aspen_log_fsync_seconds").record(started.elapsed());
+        self.shared.progress.syncs().time(SyncedFile::Log, || transaction.commit())?;
         self.shared.commits.fetch_add(1, Ordering::Relaxed);
         count(batch);
         Ok(disk)

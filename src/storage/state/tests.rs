@@ -20,6 +20,8 @@ use crate::storage::record::encode_command;
 use crate::storage::tables::Table;
 use crate::storage::{StorageError, StorageOptions, state_mem, state_redb};
 
+mod room;
+
 type Dump = Vec<(Table, Vec<u8>, Vec<u8>)>;
 
 impl StateMachine {

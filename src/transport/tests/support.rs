@@ -24,6 +24,8 @@ use crate::raft::types::Proposal;
 use crate::raft::{RaftHandle, observe};
 use crate::storage::log_mem::MemoryLog;
 use crate::storage::metadata::Metadata;
+use crate::storage::pressure::Pressure;
+use crate::storage::space::Space;
 use crate::storage::state::StateReader;
 use crate::storage::state_mem;
 use crate::transport::peers::PeerBook;
@@ -73,6 +75,7 @@ impl ForwardHandler for Service {
         match request {
             ForwardRequest::ReadIndex => Ok(ForwardReply::ReadIndex(READ_INDEX)),
             ForwardRequest::AddLearner(peer) => Err(ClusterError::NodeIdTaken { node_id: peer.node_id }),
+            ForwardRequest::ReportDisk { .. } => Ok(ForwardReply::Noted),
             ForwardRequest::Propose(_) => std::future::pending().await,
             ForwardRequest::ChangeMembership(_) => panic!("the handler was told to panic"),
         }
@@ -140,6 +143,7 @@ impl TestNode {
             forward: service.clone(),
             freshness: freshness.clone(),
             reader: reader.clone(),
+            disk: Arc::new(Pressure::new(Arc::new(Space::endless()), Arc::default(), reader.clone())),
         };
         let stop = CancellationToken::new();
         tokio::spawn(transport.clone().serve(handlers, stop.clone()));
@@ -212,7 +216,7 @@ pub(super) fn members<'a>(peers: impl IntoIterator<Item = &'a Peer>) -> BTreeMap
     peers.into_iter().map(|peer| (peer.node_id, peer.info.clone())).collect()
 }
 
-fn raft_settings(node_id: NodeId) -> RaftSettings {
+pub(super) fn raft_settings(node_id: NodeId) -> RaftSettings {
     // Patient: the machine that runs this may be busy with other tests.
     let timings = RaftTimings {
         heartbeat_interval_ms: 100,

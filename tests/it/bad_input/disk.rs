@@ -1,54 +1,13 @@
 //! Disks that take no more: read-only ones and full ones. File systems of their own stand in for them,
 //! which takes root; without it the tests say that they were skipped.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::thread;
 
 use serde_json::json;
 
 use super::{FAILED, assert_data_kept, assert_ends, assert_says, temporary_directory};
+use crate::support::disk::Disk;
 use crate::support::node::Node;
-
-/// A file system in memory, unmounted when dropped.
-struct Disk {
-    path: PathBuf,
-}
-
-impl Disk {
-    /// Mounts one at a new directory. Absent, after a line that says so, where this is not permitted.
-    fn mount(path: &Path, options: &str, test: &str) -> Option<Self> {
-        fs::create_dir_all(path).expect("a directory can be made");
-        match mount(path, &["-t", "tmpfs", "-o", options, "tmpfs"]) {
-            Ok(()) => Some(Self { path: path.to_owned() }),
-            Err(reason) => {
-                println!("skipped: {test}: no file system can be mounted: {reason}");
-                None
-            }
-        }
-    }
-
-    fn remount(&self, options: &str) {
-        let options = format!("remount,{options}");
-        mount(&self.path, &["-o", &options]).expect("what was mounted can be mounted again");
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // Also while a process still uses it.
-        Command::new("umount").arg("-l").arg(&self.path).status().ok();
-    }
-}
-
-fn mount(path: &Path, arguments: &[&str]) -> Result<(), String> {
-    let output = Command::new("mount").args(arguments).arg(path).output();
-    let output = output.map_err(|error| error.to_string())?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
-}
 
 #[test]
 fn read_only_directory_is_refused_and_serves_again_once_it_is_writable() {
@@ -72,19 +31,20 @@ fn read_only_directory_is_refused_and_serves_again_once_it_is_writable() {
 }
 
 #[test]
-fn full_disk_ends_the_node_with_the_reason_and_loses_nothing_acknowledged() {
-    // Where it ends is where log and state happen to be; some sizes hit the one, some the other.
-    for size in ["12m", "17m", "24m", "31m"] {
+fn disk_that_something_else_fills_at_once_costs_nothing_that_was_acknowledged() {
+    // Where it hits is where log and state happen to be; some sizes hit the one, some the other.
+    for size in ["24m", "31m", "40m"] {
         fill_up_and_make_room(size);
     }
 }
 
+/// Fills the disk behind the node's back while it writes. The node refuses in time, or ends with the
+/// reason where the write was under way already.
 fn fill_up_and_make_room(size: &str) {
     const VALUE_BYTES: usize = 200_000;
-    const WRITES_MAX: usize = 400;
     let dir = temporary_directory();
     let mut node = Node::new(1, dir.path(), &[]);
-    let Some(disk) = Disk::mount(&node.dir, &format!("size={size}"), "full_disk_ends_the_node") else {
+    let Some(disk) = Disk::mount(&node.dir, &format!("size={size}"), "disk_that_something_else_fills") else {
         return;
     };
     node.start_serving();
@@ -92,29 +52,41 @@ fn fill_up_and_make_room(size: &str) {
 
     let value = |index: usize| format!("{index:06}").repeat(VALUE_BYTES / 6);
     let mut acknowledged = 0;
-    let refusal = loop {
-        let body = json!({ "put": { "key": format!("k{acknowledged}"), "value": value(acknowledged) } });
-        let answer = node.post("/write", &body);
-        if answer.status != 200 {
-            break answer;
+    let refusal = thread::scope(|scope| {
+        let filling = scope.spawn(|| disk.fill_up_to(0));
+        loop {
+            let body = json!({ "put": { "key": format!("k{acknowledged}"), "value": value(acknowledged) } });
+            match node.try_post("/write", &body) {
+                Ok(answer) if answer.status == 200 => acknowledged += 1,
+                refused => {
+                    filling.join().expect("the disk can be filled");
+                    break refused;
+                }
+            }
         }
-        acknowledged += 1;
-        assert!(acknowledged < WRITES_MAX, "the disk is never full");
-    };
-    assert!(acknowledged > 0, "{refusal:?}");
-    assert!(refusal.status >= 500, "{refusal:?}");
-    let error = &refusal.json()["error"];
-    assert!(error["action"].as_str().is_some_and(|action| !action.is_empty()), "{error}");
-
-    let status = node.wait_for_end();
-    assert_eq!(status.code(), Some(FAILED), "{}", node.last_log());
-    assert_says(&node.last_log(), &["the node ends", "No space left on device"]);
-
-    disk.remount("size=256m");
-    node.start_serving();
+    });
+    match refusal {
+        Ok(answer) if answer.status == 507 => {
+            assert_eq!(answer.json()["error"]["code"], "disk_full");
+            println!("{size}: refused in time, after {acknowledged} writes");
+            assert_eq!(node.value("kept").as_deref(), Some("what was written before"), "{}", node.log());
+            disk.empty();
+            node.wait_until_writable();
+        }
+        ended => {
+            println!("{size}: the node ended, after {acknowledged} writes: {ended:?}");
+            let status = node.wait_for_end();
+            assert_eq!(status.code(), Some(FAILED), "{}", node.last_log());
+            assert_says(&node.last_log(), &["the node ends", "No space left on device"]);
+            disk.empty();
+            node.start_serving();
+        }
+    }
     for index in 0..acknowledged {
         assert!(node.value(&format!("k{index}")) == Some(value(index)), "k{index} of {acknowledged} is lost");
     }
+    disk.remount("size=256m");
+    node.wait_until_writable();
     assert_data_kept(&node);
 }
 

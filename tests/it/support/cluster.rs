@@ -43,6 +43,11 @@ impl Cluster {
     /// Starts `count` nodes and makes them voters of one cluster.
     pub async fn start(count: u64, flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory can be made");
+        Self::start_in(dir, count, flags).await
+    }
+
+    /// The same in a directory in which disks may be mounted already.
+    pub async fn start_in(dir: tempfile::TempDir, count: u64, flags: &[&str]) -> Self {
         let mut nodes = vec![Node::new(1, dir.path(), flags).with_flags(["--bootstrap", "auto"])];
         nodes[0].start();
         for id in 2..=count {

@@ -90,6 +90,12 @@ impl Node {
         self.post_text(path, &body.to_string())
     }
 
+    /// `POST` of JSON to a node that may be gone before it answers.
+    pub fn try_post(&self, path: &str, body: &Value) -> io::Result<Answer> {
+        let headers = "content-type: application/json\r\n";
+        try_request(self.http(), "POST", path, headers, body.to_string().as_bytes())
+    }
+
     /// `POST` of what claims to be JSON.
     pub fn post_text(&self, path: &str, body: &str) -> Answer {
         request(self.http(), "POST", path, "content-type: application/json\r\n", body.as_bytes())
@@ -118,6 +124,14 @@ impl Node {
         wait_until("the node serves", || {
             self.assert_running();
             try_request(addr, "GET", "/readyz", "", b"").is_ok_and(|answer| answer.status == 200)
+        });
+    }
+
+    /// Waits until the node, which may have refused writes for want of room, takes them again.
+    pub fn wait_until_writable(&self) {
+        let body = json!({ "put": { "key": "is-writable", "value": "" } });
+        wait_until("writes are taken again", || {
+            self.try_post("/write", &body).is_ok_and(|answer| answer.status == 200)
         });
     }
 

@@ -80,6 +80,12 @@ impl Disk for Mount {
         Ok(Arc::new(self.open_file(path)?))
     }
 
+    fn allocated_bytes(&self, path: &Path) -> io::Result<u64> {
+        let state = self.disk.enter(self.life)?;
+        let id = state.names.file(path)?;
+        Ok(state.files[&id].image.allocated_bytes())
+    }
+
     fn create_database(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>> {
         Ok(Box::new(self.create_file(path)?))
     }
