@@ -155,7 +155,11 @@ pub const SNAPSHOT_MEASURE_MAX_BYTES: u64 = 1024 * 1024 * 1024;
 /// Disk space that one byte of a snapshot takes until it is installed: itself, and a database of it.
 pub const DISK_BYTES_PER_SNAPSHOT_BYTE: u64 = 3;
 
-/// Pause between two looks at the disk. In between, what is written is counted.
+/// What may be let in, by the most that it takes up, before the disk is looked at again: others fill it,
+/// too. A look costs a microsecond.
+pub const DISK_LOOK_EVERY_BYTES: u64 = 256 * 1024;
+
+/// Pause between two looks at the disk while nothing is written. In between, what is written is counted.
 pub const DISK_WATCH_INTERVAL_MS: u64 = 500;
 
 /// Time for a sync that is too long to be normal, on any disk that is in order.

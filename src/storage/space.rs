@@ -15,6 +15,8 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use tokio::sync::Notify;
+
 use super::progress::Progress;
 use crate::limits;
 
@@ -84,6 +86,8 @@ struct Watched {
     state: Mutex<State>,
     /// Whether the last look failed, which is said once.
     blind: AtomicBool,
+    /// Told when the refusal begins or ends.
+    turned: Notify,
 }
 
 #[derive(Debug)]
@@ -96,6 +100,8 @@ struct State {
     unsaved: [u64; 2],
     /// Saves noticed.
     saves: u64,
+    /// What was let in since the last look, by the most that it can take.
+    since_look: u64,
     /// Whether writes that add data are refused.
     refusing: bool,
 }
@@ -112,9 +118,16 @@ impl Space {
     /// Where it cannot be asked.
     pub fn watch(probe: Probe, reserve_bytes: Option<u64>, progress: Arc<Progress>) -> io::Result<Self> {
         let room = probe()?;
-        let state = State { room, in_work: 0, unsaved: [0; 2], saves: progress.saves(), refusing: false };
+        let state = State {
+            room,
+            in_work: 0,
+            unsaved: [0; 2],
+            saves: progress.saves(),
+            since_look: 0,
+            refusing: false,
+        };
         let (state, blind) = (Mutex::new(state), AtomicBool::new(false));
-        let watched = Watched { probe, reserve_bytes, progress, state, blind };
+        let watched = Watched { probe, reserve_bytes, progress, state, blind, turned: Notify::new() };
         watched.look(&mut watched.lock());
         Ok(Self(Some(watched)))
     }
@@ -132,11 +145,8 @@ impl Space {
     pub fn take_entries(&self, needed_bytes: u64) -> bool {
         let Some(watched) = &self.0 else { return true };
         let mut state = watched.lock();
-        if watched.fits(&state, Growth::Frees, needed_bytes).is_err() {
-            watched.look(&mut state);
-            if watched.fits(&state, Growth::Frees, needed_bytes).is_err() {
-                return false;
-            }
+        if watched.let_in(&mut state, Growth::Frees, needed_bytes).is_err() {
+            return false;
         }
         state.unsaved[0] = state.unsaved[0].saturating_add(needed_bytes);
         true
@@ -149,6 +159,14 @@ impl Space {
             let is_final = growth == Growth::Adds && state.refusing;
             !is_final && state.unsaved != [0; 2]
         })
+    }
+
+    /// Waits until a look finds that the refusal has begun or ended.
+    pub async fn turned(&self) {
+        match &self.0 {
+            Some(watched) => watched.turned.notified().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// What is known without another look.
@@ -174,13 +192,7 @@ impl Space {
     pub fn admit(self: &Arc<Self>, growth: Growth, needed_bytes: u64) -> Result<Admitted, NoRoom> {
         if let Some(watched) = &self.0 {
             let mut state = watched.lock();
-            let mut fits = watched.fits(&state, growth, needed_bytes);
-            if fits.is_err() {
-                // Some of what was counted may be saved by now.
-                watched.look(&mut state);
-                fits = watched.fits(&state, growth, needed_bytes);
-            }
-            fits?;
+            watched.let_in(&mut state, growth, needed_bytes)?;
             state.in_work = state.in_work.saturating_add(needed_bytes);
         }
         Ok(Admitted { space: Arc::clone(self), bytes: needed_bytes })
@@ -206,7 +218,22 @@ impl Watched {
         self.state.lock().expect("no code panics while it holds this lock")
     }
 
+    /// Whether a change fits, by what is known if that is recent.
+    fn let_in(&self, state: &mut State, growth: Growth, needed_bytes: u64) -> Result<(), NoRoom> {
+        state.since_look = state.since_look.saturating_add(needed_bytes);
+        // Others fill the disk, too.
+        if state.since_look >= limits::DISK_LOOK_EVERY_BYTES {
+            self.look(state);
+        }
+        self.fits(state, growth, needed_bytes).or_else(|_| {
+            // Some of what was counted may be saved by now.
+            self.look(state);
+            self.fits(state, growth, needed_bytes)
+        })
+    }
+
     fn look(&self, state: &mut State) {
+        state.since_look = 0;
         // Before the disk is asked, so that what is not counted any more is seen there.
         let saves = self.progress.saves();
         let asked = (self.probe)();
@@ -230,7 +257,11 @@ impl Watched {
         }
         let (reserve, _) = self.marks(state);
         let recovered = reserve.saturating_add(reserve / limits::DISK_RECOVERED_DIVISOR);
-        state.refusing = state.room.free_bytes < if state.refusing { recovered } else { reserve };
+        let refusing = state.room.free_bytes < if state.refusing { recovered } else { reserve };
+        if refusing != state.refusing {
+            state.refusing = refusing;
+            self.turned.notify_one();
+        }
     }
 
     fn fits(&self, state: &State, growth: Growth, needed_bytes: u64) -> Result<(), NoRoom> {

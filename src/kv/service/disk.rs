@@ -26,7 +26,12 @@ pub async fn watch(service: KvService) {
     let mut ticks = tokio::time::interval(Duration::from_millis(limits::DISK_WATCH_INTERVAL_MS));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
+        // A leader that hears late of a full disk has sent it more by then.
+        tokio::select! {
+            biased;
+            () = service.0.parts.disk.space().turned() => {}
+            _ = ticks.tick() => {}
+        }
         watch.look(&service, Instant::now()).await;
     }
 }
@@ -52,6 +57,7 @@ impl Watch {
         if status.state != self.last {
             say(service.node_id(), self.last, &status);
             self.last = status.state;
+            self.reported = None;
         }
         let may_campaign = self.may_campaign(service, &status, now);
         service.0.parts.raft.runtime_config().elect(may_campaign);
