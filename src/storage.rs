@@ -14,6 +14,7 @@ mod batch;
 mod checkpoint;
 pub mod codec;
 pub mod database;
+pub mod disk;
 mod fused_file;
 mod head;
 pub mod log_mem;
@@ -49,6 +50,12 @@ impl Default for StorageOptions {
             cache_bytes: limits::CACHE_DEFAULT_BYTES,
             checkpoint_interval: Duration::from_millis(limits::CHECKPOINT_INTERVAL_MS),
         }
+    }
+}
+
+impl StorageOptions {
+    fn cache(&self) -> usize {
+        usize::try_from(self.cache_bytes).unwrap_or(usize::MAX)
     }
 }
 

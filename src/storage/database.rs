@@ -4,13 +4,15 @@
 //! under its own name was complete once. Whatever is missing from it later is damage: it must never
 //! be filled in silently, because an empty log is a node that forgot its votes.
 
-use std::fs::{self, File};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use redb::{Builder, Database, Durability, WriteTransaction};
+use redb::{Builder, Database, Durability, StorageBackend, WriteTransaction};
 use tracing::{debug, info};
+
+use super::disk::{self, Disk};
+use super::fused_file::{Fuse, FusedFile};
 
 /// Why a database file could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -47,16 +49,55 @@ pub enum OpenDatabaseError {
 /// # Errors
 /// The file cannot be opened, is locked, foreign or damaged, or cannot be made.
 pub fn open_or_create(
+    disk: &dyn Disk,
     path: &Path,
     cache_bytes: usize,
     init: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
 ) -> Result<Database, OpenDatabaseError> {
     let io = |source| OpenDatabaseError::Io { path: path.to_owned(), source };
-    if !path.try_exists().map_err(io)? {
-        create(path, cache_bytes, init)?;
+    if !disk.exists(path).map_err(io)? {
+        create(disk, path, cache_bytes, init)?;
         info!(path = %path.display(), "made a new database");
     }
-    guarded(path, || Ok(builder(path, cache_bytes).open(path)?))
+    open(disk, path, cache_bytes, Fuse::default())
+}
+
+/// Opens the database that stands at `path`.
+pub(super) fn open(
+    disk: &dyn Disk,
+    path: &Path,
+    cache_bytes: usize,
+    fuse: Fuse,
+) -> Result<Database, OpenDatabaseError> {
+    let io = |source| OpenDatabaseError::Io { path: path.to_owned(), source };
+    let file = disk.open_database(path).map_err(io)?;
+    // redb would take an empty file for a new database.
+    if file.len().map_err(io)? == 0 {
+        let (path, problem) = (path.to_owned(), "the file is empty".to_owned());
+        return Err(OpenDatabaseError::Damaged { path, problem });
+    }
+    on_file(path, file, cache_bytes, fuse)
+}
+
+/// Makes an empty database at `path`, where nothing may stand.
+pub(super) fn create_empty(
+    disk: &dyn Disk,
+    path: &Path,
+    cache_bytes: usize,
+    fuse: Fuse,
+) -> Result<Database, OpenDatabaseError> {
+    let io = |source| OpenDatabaseError::Io { path: path.to_owned(), source };
+    let file = disk.create_database(path).map_err(io)?;
+    on_file(path, file, cache_bytes, fuse)
+}
+
+fn on_file(
+    path: &Path,
+    file: Box<dyn StorageBackend>,
+    cache_bytes: usize,
+    fuse: Fuse,
+) -> Result<Database, OpenDatabaseError> {
+    guarded(path, || Ok(builder(path, cache_bytes).create_with_backend(FusedFile::new(file, fuse))?))
 }
 
 /// Runs `access` and tells its failure in terms of the file. The database library asserts what no
@@ -82,27 +123,26 @@ pub(super) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 fn create(
+    disk: &dyn Disk,
     path: &Path,
     cache_bytes: usize,
     init: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
 ) -> Result<(), OpenDatabaseError> {
     let io = |source| OpenDatabaseError::Io { path: path.to_owned(), source };
     let unfinished = path.with_extension("redb.new");
-    match fs::remove_file(&unfinished) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
-        _ => {}
-    }
+    disk::remove_if_there(disk, &unfinished).map_err(io)?;
+    let database = create_empty(disk, &unfinished, cache_bytes, Fuse::default())?;
     guarded(path, || {
-        let database = builder(path, cache_bytes).create(&unfinished)?;
         let mut transaction = database.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
         transaction.set_two_phase_commit(true);
         init(&transaction)?;
-        Ok(transaction.commit()?)
+        transaction.commit()?;
+        drop(database);
+        Ok(())
     })?;
-    fs::rename(&unfinished, path).map_err(io)?;
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)
+    disk.rename(&unfinished, path).map_err(io)?;
+    disk.sync_dir(disk::parent(path)).map_err(io)
 }
 
 fn builder(path: &Path, cache_bytes: usize) -> Builder {
@@ -132,15 +172,18 @@ fn explain(path: &Path, error: redb::Error) -> OpenDatabaseError {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use redb::{ReadableDatabase, TableDefinition};
     use tempfile::TempDir;
 
     use super::*;
+    use crate::storage::disk::RealDisk;
 
     const TABLE: TableDefinition<u64, u64> = TableDefinition::new("t");
 
     fn open(path: &Path) -> Result<Database, OpenDatabaseError> {
-        open_or_create(path, 1 << 20, |transaction| {
+        open_or_create(&RealDisk, path, 1 << 20, |transaction| {
             transaction.open_table(TABLE)?.insert(1, 2)?;
             Ok(())
         })

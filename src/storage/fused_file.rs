@@ -1,16 +1,14 @@
-//! A database file whose writes can be cut off for good.
+//! A database file of any disk, whose writes can be cut off for good.
 //!
 //! redb makes pending commits durable when a database is closed. That must not happen where the log
 //! is not on disk as far as the state, nor is it of use for a database that was replaced: the fuse is
 //! blown before the close, and the file stays at its last durable commit.
 
-use std::fs::File;
 use std::io;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
 
 /// Cuts a file's writes off.
@@ -34,13 +32,13 @@ impl Fuse {
 /// A file behind a fuse.
 #[derive(Debug)]
 pub(crate) struct FusedFile {
-    file: FileBackend,
+    file: Box<dyn StorageBackend>,
     fuse: Fuse,
 }
 
 impl FusedFile {
-    pub(crate) fn new(file: File, fuse: Fuse) -> Result<Self, redb::DatabaseError> {
-        Ok(Self { file: FileBackend::new(file)?, fuse })
+    pub(crate) fn new(file: Box<dyn StorageBackend>, fuse: Fuse) -> Self {
+        Self { file, fuse }
     }
 }
 

@@ -35,6 +35,7 @@ pub use open::OpenLogError;
 pub use reader::RedbLogReader;
 
 use self::writer::{Command, Queued, Writer};
+use super::disk::{Disk, RealDisk};
 use super::log_view::{LogError, LogView, entry_bytes};
 use super::progress::Progress;
 use crate::limits;
@@ -89,19 +90,20 @@ impl RedbLog {
     /// # Errors
     /// The file cannot be opened, is foreign or damaged, or its log has a hole.
     pub fn open(path: &Path, cache_bytes: usize, progress: Arc<Progress>) -> Result<Self, OpenLogError> {
-        let (database, view) = open::file(path, cache_bytes)?;
-        Self::start(database, view, progress)
+        Self::open_on(&RealDisk, path, cache_bytes, progress)
     }
 
-    /// Opens the log on a storage backend of the caller's, which may be empty: for simulated disks.
+    /// The same on any disk.
     ///
     /// # Errors
-    /// The same as for [`Self::open`].
-    pub fn open_with_backend(
-        backend: impl redb::StorageBackend,
+    /// The same.
+    pub fn open_on(
+        disk: &dyn Disk,
+        path: &Path,
+        cache_bytes: usize,
         progress: Arc<Progress>,
     ) -> Result<Self, OpenLogError> {
-        let (database, view) = open::backend(backend)?;
+        let (database, view) = open::file(disk, path, cache_bytes)?;
         Self::start(database, view, progress)
     }
 

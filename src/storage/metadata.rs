@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 
 use super::codec::{self, CodecError};
 use super::database::{self, OpenDatabaseError, guarded};
+use super::disk::{Disk, RealDisk};
 use crate::kv::types::{ClusterId, NodeId, NodeInfo, Peer, PublicKey};
 use crate::limits;
 
@@ -146,9 +147,22 @@ impl Metadata {
     /// # Errors
     /// The directory is another node's, another key's, of a newer format, or damaged.
     pub fn open(dir: &Path, node_id: Option<NodeId>, public_key: PublicKey) -> Result<Self, MetadataError> {
+        Self::open_on(&RealDisk, dir, node_id, public_key)
+    }
+
+    /// The same on any disk.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn open_on(
+        disk: &dyn Disk,
+        dir: &Path,
+        node_id: Option<NodeId>,
+        public_key: PublicKey,
+    ) -> Result<Self, MetadataError> {
         let path = dir.join(METADATA_FILE);
         let fresh = node_id.unwrap_or(NodeId(1));
-        let database = database::open_or_create(&path, limits::METADATA_CACHE_BYTES, |transaction| {
+        let database = database::open_or_create(disk, &path, limits::METADATA_CACHE_BYTES, |transaction| {
             initialize(transaction, fresh, public_key)
         })?;
         let inner = load(path, database)?;

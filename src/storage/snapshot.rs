@@ -6,9 +6,7 @@
 //! # Tiger Style
 //! A piece has [`limits::WIRE_SNAPSHOT_PIECE_BYTES`], the last one at least one byte and at most that.
 
-use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,6 +14,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures::Stream;
 use openraft::type_config::TypeConfigExt;
 
+use super::disk::{Disk, DiskFile};
 use crate::limits;
 use crate::raft::types::TypeConfig;
 
@@ -40,21 +39,21 @@ pub enum SnapshotData {
 /// The open file of a snapshot.
 #[derive(Debug)]
 pub struct SnapshotFile {
-    file: Arc<File>,
+    file: Arc<dyn DiskFile>,
     len: u64,
     /// Removes the file's name, if it is not kept.
     temporary: Option<TemporaryFile>,
 }
 
 impl SnapshotFile {
-    fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
-        Ok(Self { len: file.metadata()?.len(), file: Arc::new(file), temporary: None })
+    fn open(disk: &dyn Disk, path: &Path) -> io::Result<Self> {
+        let file = disk.open(path)?;
+        Ok(Self { len: file.len()?, file, temporary: None })
     }
 
     fn temporary(temporary: TemporaryFile) -> io::Result<Self> {
         let file = temporary.file.clone();
-        Ok(Self { len: file.metadata()?.len(), file, temporary: Some(temporary) })
+        Ok(Self { len: file.len()?, file, temporary: Some(temporary) })
     }
 }
 
@@ -94,7 +93,7 @@ impl SnapshotData {
                 let file = file.clone();
                 TypeConfig::spawn_blocking(move || {
                     let mut piece = BytesMut::zeroed(length);
-                    file.file.read_exact_at(&mut piece, offset)?;
+                    file.file.read_exact_at(offset, &mut piece)?;
                     Ok(piece.freeze())
                 })
                 .await?
@@ -133,7 +132,7 @@ impl Read for SnapshotBytes {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::File { file, offset } => {
-                let read = file.file.read_at(buf, *offset)?;
+                let read = file.file.read_at(*offset, buf)?;
                 *offset += read as u64;
                 Ok(read)
             }
@@ -197,7 +196,7 @@ impl IncomingSnapshot {
             Incoming::File { file, len } => {
                 let (file, offset) = (file.file.clone(), *len);
                 *len += piece.len() as u64;
-                TypeConfig::spawn_blocking(move || file.write_all_at(&piece, offset)).await?
+                TypeConfig::spawn_blocking(move || file.write_all_at(offset, &piece)).await?
             }
         }
     }

@@ -10,7 +10,6 @@
 //!   longer than [`limits::CHECKPOINT_FLUSH_WAIT_MS`] and an fsync.
 //! - A crash at any point leaves the old or the new state whole.
 
-use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -21,11 +20,12 @@ use tracing::{error, warn};
 
 use super::batch::{self, BatchEntry, Marks, PublishedMarks};
 use super::checkpoint::{Bell, Checkpointer};
-use super::database::{OpenDatabaseError, guarded};
-use super::fused_file::{Fuse, FusedFile};
+use super::database;
+use super::disk::{self, Disk, RealDisk};
+use super::fused_file::Fuse;
 use super::head;
 use super::progress::Progress;
-use super::snapshot::files::{SnapshotDir, sync_dir};
+use super::snapshot::files::SnapshotDir;
 use super::snapshot::format;
 use super::snapshot::{SnapshotData, SnapshotError};
 use super::state::StateMachine;
@@ -50,7 +50,20 @@ pub fn open(
     options: StorageOptions,
     progress: Arc<Progress>,
 ) -> Result<StateMachine, StorageError> {
-    RedbState::open(dir, options, progress).map(StateMachine::redb)
+    open_on(Arc::new(RealDisk), dir, options, progress)
+}
+
+/// The same on any disk.
+///
+/// # Errors
+/// The same.
+pub fn open_on(
+    disk: Arc<dyn Disk>,
+    dir: &Path,
+    options: StorageOptions,
+    progress: Arc<Progress>,
+) -> Result<StateMachine, StorageError> {
+    RedbState::open(disk, dir, options, progress).map(StateMachine::redb)
 }
 
 /// The state on disk, and the thread that makes checkpoints of it.
@@ -61,6 +74,7 @@ pub(crate) struct RedbState {
 }
 
 struct RedbStore {
+    disk: Arc<dyn Disk>,
     path: PathBuf,
     options: StorageOptions,
     progress: Arc<Progress>,
@@ -95,8 +109,13 @@ struct DurableView {
 }
 
 impl RedbState {
-    fn open(dir: &Path, options: StorageOptions, progress: Arc<Progress>) -> Result<Self, StorageError> {
-        let store = Arc::new(RedbStore::open(dir, options, progress)?);
+    fn open(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        options: StorageOptions,
+        progress: Arc<Progress>,
+    ) -> Result<Self, StorageError> {
+        let store = Arc::new(RedbStore::open(disk, dir, options, progress)?);
         let checkpoint = {
             let store = store.clone();
             move || match store.checkpoint(Duration::from_millis(limits::CHECKPOINT_FLUSH_WAIT_MS)) {
@@ -147,7 +166,7 @@ impl RedbState {
         let view = self.store.durable_view()?;
         let tables = RedbRead::new(view.transaction);
         let file = self.store.snapshots.create_temporary()?;
-        let mut out = BufWriter::new(file.file());
+        let mut out = BufWriter::new(file.writer());
         let meta = format::write(&tables, &mut out)?;
         out.flush()?;
         drop(out);
@@ -198,19 +217,25 @@ impl Drop for RedbState {
 }
 
 impl RedbStore {
-    fn open(dir: &Path, options: StorageOptions, progress: Arc<Progress>) -> Result<Self, StorageError> {
-        fs::create_dir_all(dir).map_err(StorageError::io("make the data directory", dir))?;
-        remove_leftover(&dir.join(NEW_STATE_FILE))?;
-        let snapshots = SnapshotDir::open(dir.join(SNAPSHOT_DIR))?;
+    fn open(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        options: StorageOptions,
+        progress: Arc<Progress>,
+    ) -> Result<Self, StorageError> {
+        disk.create_dir_all(dir).map_err(StorageError::io("make the data directory", dir))?;
+        remove_leftover(&*disk, &dir.join(NEW_STATE_FILE))?;
+        let snapshots = SnapshotDir::open(disk.clone(), dir.join(SNAPSHOT_DIR))?;
         let path = dir.join(STATE_FILE);
-        if !path.try_exists().map_err(StorageError::io("look for the database", &path))? {
-            create_empty(dir, options)?;
+        if !disk.exists(&path).map_err(StorageError::io("look for the database", &path))? {
+            create_empty(&*disk, dir, options)?;
         }
-        let (handle, marks) = open_existing(&path, options)?;
+        let (handle, marks) = open_existing(&*disk, &path, options)?;
         let published = PublishedMarks::default();
         published.set(marks);
         progress.set_durable(marks.applied_index);
         Ok(Self {
+            disk,
             path,
             options,
             progress,
@@ -314,12 +339,12 @@ impl RedbStore {
         ensure_same(found, meta)?;
         let dir = self.path.parent().expect("the database is in the data directory");
         let new_path = dir.join(NEW_STATE_FILE);
-        let (handle, marks) = build_database(&new_path, self.options, meta, data)?;
+        let (handle, marks) = build_database(&*self.disk, &new_path, self.options, meta, data)?;
 
         let mut pending = self.writer();
         self.snapshots.keep(meta.clone(), data)?;
-        fs::rename(&new_path, &self.path)?;
-        sync_dir(dir)?;
+        self.disk.rename(&new_path, &self.path)?;
+        self.disk.sync_dir(dir)?;
         let old = {
             let mut current = self.handle.write().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *current, Arc::new(handle))
@@ -339,36 +364,32 @@ impl Handle {
     }
 }
 
-fn remove_leftover(path: &Path) -> Result<(), StorageError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(StorageError::io("remove the leftover", path)(error))
-        }
-        _ => Ok(()),
-    }
+fn remove_leftover(disk: &dyn Disk, path: &Path) -> Result<(), StorageError> {
+    disk::remove_if_there(disk, path).map_err(StorageError::io("remove the leftover", path))
 }
 
 /// Makes a database with empty tables. It gets its name when it is whole, so that an unfinished one is
 /// never taken for a damaged one.
-fn create_empty(dir: &Path, options: StorageOptions) -> Result<(), StorageError> {
+fn create_empty(disk: &dyn Disk, dir: &Path, options: StorageOptions) -> Result<(), StorageError> {
     let new_path = dir.join(NEW_STATE_FILE);
     let path = dir.join(STATE_FILE);
-    let handle = create_database(&new_path, options)?;
+    let handle = create_database(disk, &new_path, options)?;
     fill_database(&handle, |_| Ok(())).map_err(|source| content(&new_path, source))?;
     drop(handle);
-    fs::rename(&new_path, &path).map_err(StorageError::io("rename to", &path))?;
-    sync_dir(dir).map_err(StorageError::io("sync the data directory", dir))
+    disk.rename(&new_path, &path).map_err(StorageError::io("rename to", &path))?;
+    disk.sync_dir(dir).map_err(StorageError::io("sync the data directory", dir))
 }
 
 /// Makes a database of a snapshot, durable but not under its final name.
 fn build_database(
+    disk: &dyn Disk,
     path: &Path,
     options: StorageOptions,
     meta: &SnapshotMeta,
     data: &SnapshotData,
 ) -> io::Result<(Handle, Marks)> {
-    remove_leftover(path).map_err(io::Error::other)?;
-    let handle = create_database(path, options).map_err(io::Error::other)?;
+    remove_leftover(disk, path).map_err(io::Error::other)?;
+    let handle = create_database(disk, path, options).map_err(io::Error::other)?;
     let marks = fill_database(&handle, |tables| {
         let reader = BufReader::new(data.reader());
         format::read(reader, |table: Table, key, value| tables.put(table, key, value))?;
@@ -397,20 +418,20 @@ fn fill_database<T, E: From<StateError>>(
     Ok(filled)
 }
 
-fn create_database(path: &Path, options: StorageOptions) -> Result<Handle, StorageError> {
-    let file = File::options().read(true).write(true).create_new(true).open(path);
-    open_database(path, file.map_err(StorageError::io("make the database", path))?, options)
+fn create_database(disk: &dyn Disk, path: &Path, options: StorageOptions) -> Result<Handle, StorageError> {
+    let fuse = Fuse::default();
+    let database = database::create_empty(disk, path, options.cache(), fuse.clone())?;
+    Ok(Handle { database, fuse })
 }
 
-fn open_existing(path: &Path, options: StorageOptions) -> Result<(Handle, Marks), StorageError> {
-    let file = File::options().read(true).write(true).open(path);
-    let file = file.map_err(StorageError::io("open the database", path))?;
-    // redb would take an empty file for a new database.
-    if file.metadata().map_err(StorageError::io("look at the database", path))?.len() == 0 {
-        let (path, problem) = (path.to_owned(), "the file is empty".to_owned());
-        return Err(OpenDatabaseError::Damaged { path, problem }.into());
-    }
-    let handle = open_database(path, file, options)?;
+fn open_existing(
+    disk: &dyn Disk,
+    path: &Path,
+    options: StorageOptions,
+) -> Result<(Handle, Marks), StorageError> {
+    let fuse = Fuse::default();
+    let database = database::open(disk, path, options.cache(), fuse.clone())?;
+    let handle = Handle { database, fuse };
     let loaded = handle.read().and_then(|tables| {
         tables.open_all()?;
         head::load_membership(&tables)?;
@@ -420,19 +441,6 @@ fn open_existing(path: &Path, options: StorageOptions) -> Result<(Handle, Marks)
         Ok(marks) => Ok((handle, marks)),
         Err(source) => Err(content(path, source)),
     }
-}
-
-fn open_database(path: &Path, file: File, options: StorageOptions) -> Result<Handle, StorageError> {
-    let fuse = Fuse::default();
-    let cache_bytes = usize::try_from(options.cache_bytes).unwrap_or(usize::MAX);
-    let database = guarded(path, || {
-        let file = FusedFile::new(file, fuse.clone())?;
-        let mut builder = Database::builder();
-        // Without it, redb trusts a file that was closed cleanly, and panics later where it is damaged.
-        builder.set_cache_size(cache_bytes).set_check_integrity_on_open(true);
-        Ok(builder.create_with_backend(file)?)
-    })?;
-    Ok(Handle { database, fuse })
 }
 
 fn content(path: &Path, source: StateError) -> StorageError {

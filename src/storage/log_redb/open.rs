@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use redb::{
-    Builder, Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, WriteTransaction,
+    Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, WriteTransaction,
 };
 use serde::de::DeserializeOwned;
 
@@ -17,10 +17,8 @@ use super::{COMMITTED, LOG, META, PURGED, VOTE};
 use crate::raft::types::{LogId, Vote};
 use crate::storage::codec::{self, CodecError};
 use crate::storage::database::{self, OpenDatabaseError, guarded};
+use crate::storage::disk::Disk;
 use crate::storage::log_view::LogView;
-
-/// A simulated disk is memory already: its cache may be small.
-const BACKEND_CACHE_BYTES: usize = 1024 * 1024;
 
 /// Why a log could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -79,26 +77,12 @@ pub enum LogProblem {
 }
 
 /// Opens or makes the log in a file.
-pub(super) fn file(path: &Path, cache_bytes: usize) -> Result<(Database, LogView), OpenLogError> {
-    let database = database::open_or_create(path, cache_bytes, make_tables)?;
-    let view = load(path, &database)?;
-    Ok((database, view))
-}
-
-/// Opens or makes the log on a storage backend.
-pub(super) fn backend(backend: impl redb::StorageBackend) -> Result<(Database, LogView), OpenLogError> {
-    let path = Path::new("the storage backend");
-    let database = guarded(path, || {
-        let mut builder = Builder::new();
-        builder.set_cache_size(BACKEND_CACHE_BYTES).set_check_integrity_on_open(true);
-        let database = builder.create_with_backend(backend)?;
-        let transaction = database.begin_write()?;
-        if transaction.list_tables()?.next().is_none() {
-            make_tables(&transaction)?;
-        }
-        transaction.commit()?;
-        Ok(database)
-    })?;
+pub(super) fn file(
+    disk: &dyn Disk,
+    path: &Path,
+    cache_bytes: usize,
+) -> Result<(Database, LogView), OpenLogError> {
+    let database = database::open_or_create(disk, path, cache_bytes, make_tables)?;
     let view = load(path, &database)?;
     Ok((database, view))
 }

@@ -1,7 +1,6 @@
 //! The log on disk: durability, order, damage, and what a reader may see.
 
 mod damage;
-mod disk;
 mod model;
 
 use std::path::{Path, PathBuf};
@@ -15,10 +14,10 @@ use openraft::testing::log_id;
 use openraft::type_config::TypeConfigExt;
 use tempfile::TempDir;
 
-use self::disk::TestDisk;
 use super::*;
 use crate::kv::types::NodeId;
 use crate::raft::types::Proposal;
+use crate::storage::disk::SimulatedDisk;
 
 fn id(term: u64, index: u64) -> LogId {
     log_id::<TypeConfig>(term, NodeId(1), index)
@@ -54,6 +53,15 @@ fn open_at(path: &Path, progress: Arc<Progress>) -> Result<RedbLog, OpenLogError
     RedbLog::open(path, 1 << 20, progress)
 }
 
+fn simulated_disk() -> SimulatedDisk {
+    SimulatedDisk::new("/node", 1)
+}
+
+fn open_simulated(disk: &SimulatedDisk, progress: Arc<Progress>) -> RedbLog {
+    let path = Path::new("/node").join(LOG_FILE);
+    RedbLog::open_on(&*disk.mount(), &path, 1 << 20, progress).unwrap()
+}
+
 async fn indexes(log: &RedbLog) -> Vec<u64> {
     let entries = log.reader().try_get_log_entries(..).await.unwrap();
     entries.iter().map(|entry| entry.log_id.index).collect()
@@ -87,10 +95,10 @@ async fn vote_entries_and_committed_survive_a_clean_restart() {
 
 #[tokio::test]
 async fn entries_are_readable_before_and_reported_only_after_they_are_on_disk() {
-    let disk = TestDisk::default();
+    let disk = simulated_disk();
     let progress = Arc::new(Progress::default());
-    let mut log = RedbLog::open_with_backend(disk.backend(), Arc::clone(&progress)).unwrap();
-    disk.hold_syncs();
+    let mut log = open_simulated(&disk, Arc::clone(&progress));
+    disk.hold_syncs(LOG_FILE);
     let (flushed, mut on_flush) = TypeConfig::oneshot();
     log.append(entries(1, 0..3), IOFlushed::signal(flushed)).await.unwrap();
     assert_eq!(indexes(&log).await, [0, 1, 2]);
@@ -102,25 +110,25 @@ async fn entries_are_readable_before_and_reported_only_after_they_are_on_disk() 
     disk.release_syncs();
     on_flush.await.unwrap().unwrap();
     assert_eq!(progress.flushed(), Some(2));
-    let copy = RedbLog::open_with_backend(disk.after_power_cut().backend(), Arc::default()).unwrap();
+    let copy = open_simulated(&disk.after_power_cut(), Arc::default());
     assert_eq!(indexes(&copy).await, [0, 1, 2]);
 }
 
 #[tokio::test]
 async fn a_vote_is_on_disk_when_the_call_returns() {
-    let disk = TestDisk::default();
-    let mut log = RedbLog::open_with_backend(disk.backend(), Arc::default()).unwrap();
+    let disk = simulated_disk();
+    let mut log = open_simulated(&disk, Arc::default());
     let vote = Vote::new(7, NodeId(2));
     log.save_vote(&vote).await.unwrap();
-    let copy = RedbLog::open_with_backend(disk.after_power_cut().backend(), Arc::default()).unwrap();
+    let copy = open_simulated(&disk.after_power_cut(), Arc::default());
     assert_eq!(copy.reader().read_vote().await.unwrap(), Some(vote));
 }
 
 #[tokio::test]
 async fn appends_that_gather_share_a_commit() {
-    let disk = TestDisk::default();
-    let mut log = RedbLog::open_with_backend(disk.backend(), Arc::default()).unwrap();
-    disk.hold_syncs();
+    let disk = simulated_disk();
+    let mut log = open_simulated(&disk, Arc::default());
+    disk.hold_syncs(LOG_FILE);
     let mut waiting = Vec::new();
     for index in 0..100 {
         let (flushed, on_flush) = TypeConfig::oneshot();
@@ -137,11 +145,11 @@ async fn appends_that_gather_share_a_commit() {
 
 #[tokio::test]
 async fn a_failed_write_reaches_all_who_wait_and_all_who_come() {
-    let disk = TestDisk::default();
+    let disk = simulated_disk();
     let progress = Arc::new(Progress::default());
-    let mut log = RedbLog::open_with_backend(disk.backend(), Arc::clone(&progress)).unwrap();
+    let mut log = open_simulated(&disk, Arc::clone(&progress));
     log.blocking_append(entries(1, 0..3)).await.unwrap();
-    disk.hold_syncs();
+    disk.hold_syncs(LOG_FILE);
     let mut waiting = Vec::new();
     for index in 3..10 {
         let (flushed, on_flush) = TypeConfig::oneshot();
@@ -149,10 +157,10 @@ async fn a_failed_write_reaches_all_who_wait_and_all_who_come() {
         waiting.push(on_flush);
     }
     disk.wait_for_held_sync();
-    disk.fail_syncs();
+    disk.fail_syncs(LOG_FILE);
     for on_flush in waiting {
         let error = on_flush.await.unwrap().unwrap_err().to_string();
-        assert!(error.contains("the disk is gone") && error.contains("start the node again"), "{error}");
+        assert!(error.contains("input/output error") && error.contains("start the node again"), "{error}");
     }
 
     disk.release_syncs();
@@ -167,31 +175,31 @@ async fn a_failed_write_reaches_all_who_wait_and_all_who_come() {
 
 #[tokio::test]
 async fn committed_rides_along_and_is_never_ahead_of_the_entries() {
-    let disk = TestDisk::default();
-    let mut log = RedbLog::open_with_backend(disk.backend(), Arc::default()).unwrap();
+    let disk = simulated_disk();
+    let mut log = open_simulated(&disk, Arc::default());
     log.blocking_append(entries(1, 0..3)).await.unwrap();
     let commits = log.commits();
     log.save_committed(Some(id(1, 1))).await.unwrap();
     log.blocking_append(entries(1, 3..4)).await.unwrap();
     assert_eq!(log.commits(), commits + 1, "no commit of its own");
-    let mut copy = RedbLog::open_with_backend(disk.after_power_cut().backend(), Arc::default()).unwrap();
+    let mut copy = open_simulated(&disk.after_power_cut(), Arc::default());
     assert_eq!(copy.read_committed().await.unwrap(), Some(id(1, 1)));
 
     // A quorum may commit what this disk does not hold yet.
-    disk.hold_syncs();
+    disk.hold_syncs(LOG_FILE);
     log.append(entries(1, 4..6), IOFlushed::noop()).await.unwrap();
     disk.wait_for_held_sync();
     log.append(entries(1, 6..8), IOFlushed::noop()).await.unwrap();
     log.save_committed(Some(id(1, 7))).await.unwrap();
-    let mut copy = RedbLog::open_with_backend(disk.after_power_cut().backend(), Arc::default()).unwrap();
+    let mut copy = open_simulated(&disk.after_power_cut(), Arc::default());
     assert_eq!(copy.read_committed().await.unwrap(), Some(id(1, 1)));
     disk.release_syncs();
 }
 
 #[tokio::test]
 async fn committed_is_written_when_nothing_else_is() {
-    let disk = TestDisk::default();
-    let mut log = RedbLog::open_with_backend(disk.backend(), Arc::default()).unwrap();
+    let disk = simulated_disk();
+    let mut log = open_simulated(&disk, Arc::default());
     log.blocking_append(entries(1, 0..3)).await.unwrap();
     let commits = log.commits();
     log.save_committed(Some(id(1, 2))).await.unwrap();
@@ -203,18 +211,18 @@ async fn committed_is_written_when_nothing_else_is() {
     })
     .await
     .unwrap();
-    let mut copy = RedbLog::open_with_backend(disk.after_power_cut().backend(), Arc::default()).unwrap();
+    let mut copy = open_simulated(&disk.after_power_cut(), Arc::default());
     assert_eq!(copy.read_committed().await.unwrap(), Some(id(1, 2)));
 }
 
 #[tokio::test]
 async fn what_was_cut_off_is_not_read_back_while_the_disk_lags() {
-    let disk = TestDisk::default();
+    let disk = simulated_disk();
     let progress = Arc::new(Progress::default());
-    let mut log = RedbLog::open_with_backend(disk.backend(), Arc::clone(&progress)).unwrap();
+    let mut log = open_simulated(&disk, Arc::clone(&progress));
     log.blocking_append(entries(1, 0..10)).await.unwrap();
     drop_tail(&log);
-    disk.hold_syncs();
+    disk.hold_syncs(LOG_FILE);
     {
         let mut truncation = std::pin::pin!(log.truncate_after(Some(id(1, 4))));
         assert!(futures::poll!(&mut truncation).is_pending());

@@ -4,9 +4,7 @@
 //! under its own name before it is whole. Older ones are deleted when a newer one stands; whoever
 //! still sends one of them holds it open.
 
-use std::fs::{self, File};
 use std::io::{self, BufReader};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,6 +15,7 @@ use super::format::{self, SnapshotError};
 use super::{SnapshotData, SnapshotFile};
 use crate::raft::types::SnapshotMeta;
 use crate::storage::StorageError;
+use crate::storage::disk::{self, Appender, Disk, DiskFile};
 
 const FINISHED: &str = "snapshot";
 const TEMPORARY: &str = "tmp";
@@ -24,6 +23,7 @@ const TEMPORARY: &str = "tmp";
 /// A directory of snapshots.
 #[derive(Debug)]
 pub(crate) struct SnapshotDir {
+    disk: Arc<dyn Disk>,
     path: PathBuf,
     current: Mutex<Option<(SnapshotMeta, SnapshotData)>>,
 }
@@ -31,15 +31,14 @@ pub(crate) struct SnapshotDir {
 impl SnapshotDir {
     /// Opens the directory, makes it if there is none, removes what a crash left, and finds the newest
     /// snapshot.
-    pub(crate) fn open(path: PathBuf) -> Result<Self, StorageError> {
+    pub(crate) fn open(disk: Arc<dyn Disk>, path: PathBuf) -> Result<Self, StorageError> {
         let io = |action| StorageError::io(action, &path);
-        fs::create_dir_all(&path).map_err(io("make the directory of snapshots"))?;
+        disk.create_dir_all(&path).map_err(io("make the directory of snapshots"))?;
         let mut finished = Vec::new();
-        for entry in fs::read_dir(&path).map_err(io("list the directory of snapshots"))? {
-            let file = entry.map_err(io("list the directory of snapshots"))?.path();
+        for file in disk.list(&path).map_err(io("list the directory of snapshots"))? {
             match file.extension().and_then(|extension| extension.to_str()) {
                 Some(TEMPORARY) => {
-                    fs::remove_file(&file).map_err(StorageError::io("remove the leftover", &file))?;
+                    disk.remove(&file).map_err(StorageError::io("remove the leftover", &file))?;
                 }
                 Some(FINISHED) => finished.push(file),
                 _ => {}
@@ -49,7 +48,7 @@ impl SnapshotDir {
         finished.sort_unstable();
         let mut current = None;
         while let Some(file) = finished.pop() {
-            match open_finished(&file) {
+            match open_finished(&*disk, &file) {
                 Ok(snapshot) => {
                     current = Some(snapshot);
                     break;
@@ -58,7 +57,7 @@ impl SnapshotDir {
                 Err(error) => warn!(file = %file.display(), %error, "a snapshot is damaged and not used"),
             }
         }
-        Ok(Self { path, current: Mutex::new(current) })
+        Ok(Self { disk, path, current: Mutex::new(current) })
     }
 
     /// The newest snapshot.
@@ -71,9 +70,10 @@ impl SnapshotDir {
         // Unique in the process, which has the data directory to itself.
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = self.path.join(format!("{number}.{TEMPORARY}"));
-        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
-        Ok(TemporaryFile { file: Arc::new(file), path })
+        // Sorted by age, whatever the number.
+        let path = self.path.join(format!("{number:020}.{TEMPORARY}"));
+        let file = self.disk.create(&path)?;
+        Ok(TemporaryFile { disk: self.disk.clone(), file, path })
     }
 
     /// Makes a snapshot the current one, unless there is a newer one, and returns the current one. The
@@ -91,30 +91,30 @@ impl SnapshotDir {
         }
         let path = self.path.join(file_name(&meta));
         match data.temporary_path() {
-            Some(temporary) if temporary.parent() == Some(&*self.path) => fs::rename(temporary, &path)?,
+            Some(temporary) if temporary.parent() == Some(&*self.path) => self.disk.rename(temporary, &path)?,
             // It is in memory, or another store's.
             _ => {
                 let copy = self.create_temporary()?;
-                io::copy(&mut data.reader(), &mut &*copy.file)?;
-                copy.file.sync_all()?;
-                fs::rename(&copy.path, &path)?;
+                io::copy(&mut data.reader(), &mut copy.writer())?;
+                copy.file.sync()?;
+                self.disk.rename(&copy.path, &path)?;
             }
         }
-        sync_dir(&self.path)?;
-        let kept = SnapshotData::File(Arc::new(SnapshotFile::open(&path)?));
+        self.disk.sync_dir(&self.path)?;
+        let kept = SnapshotData::File(Arc::new(SnapshotFile::open(&*self.disk, &path)?));
         *current = Some((meta.clone(), kept.clone()));
         self.remove_all_but(&path);
         Ok((meta, kept))
     }
 
     fn remove_all_but(&self, kept: &Path) {
-        let Ok(entries) = fs::read_dir(&self.path) else {
+        let Ok(files) = self.disk.list(&self.path) else {
             return;
         };
-        for file in entries.flatten().map(|entry| entry.path()) {
+        for file in files {
             if file.extension().is_some_and(|extension| extension == FINISHED)
                 && file != kept
-                && let Err(error) = fs::remove_file(&file)
+                && let Err(error) = self.disk.remove(&file)
             {
                 warn!(file = %file.display(), %error, "an old snapshot could not be removed");
             }
@@ -130,37 +130,30 @@ impl SnapshotDir {
 /// is given twice.
 #[derive(Debug)]
 pub(crate) struct TemporaryFile {
-    pub(super) file: Arc<File>,
+    disk: Arc<dyn Disk>,
+    pub(super) file: Arc<dyn DiskFile>,
     pub(super) path: PathBuf,
 }
 
 impl TemporaryFile {
-    /// The file, for writing.
-    pub(crate) fn file(&self) -> &File {
-        &self.file
+    /// Writes it from its start.
+    pub(crate) fn writer(&self) -> Appender {
+        Appender::new(self.file.clone())
     }
 
     /// Makes what was written durable.
     pub(crate) fn finish(self) -> io::Result<SnapshotData> {
-        self.file.sync_all()?;
+        self.file.sync()?;
         Ok(SnapshotData::File(Arc::new(SnapshotFile::temporary(self)?)))
     }
 }
 
 impl Drop for TemporaryFile {
     fn drop(&mut self) {
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                warn!(file = %self.path.display(), %error, "a temporary snapshot could not be removed");
-            }
-            _ => {}
+        if let Err(error) = disk::remove_if_there(&*self.disk, &self.path) {
+            warn!(file = %self.path.display(), %error, "a temporary snapshot could not be removed");
         }
     }
-}
-
-/// Makes renames in a directory durable.
-pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
 }
 
 fn file_name(meta: &SnapshotMeta) -> String {
@@ -170,11 +163,11 @@ fn file_name(meta: &SnapshotMeta) -> String {
 }
 
 /// Opens a snapshot and checks both its ends; the middle is checked by whoever uses it.
-fn open_finished(path: &Path) -> Result<(SnapshotMeta, SnapshotData), SnapshotError> {
-    let file = SnapshotFile::open(path).map_err(SnapshotError::Io)?;
+fn open_finished(disk: &dyn Disk, path: &Path) -> Result<(SnapshotMeta, SnapshotData), SnapshotError> {
+    let file = SnapshotFile::open(disk, path).map_err(SnapshotError::Io)?;
     let trailer_at = file.len.checked_sub(format::TRAILER_BYTES as u64).ok_or(SnapshotError::Truncated)?;
     let mut trailer = [0; format::TRAILER_BYTES];
-    file.file.read_exact_at(&mut trailer, trailer_at).map_err(SnapshotError::Io)?;
+    file.file.read_exact_at(trailer_at, &mut trailer).map_err(SnapshotError::Io)?;
     format::has_trailer(&trailer)?;
     let data = SnapshotData::File(Arc::new(file));
     let meta = format::read_meta(&mut BufReader::new(data.reader()))?;

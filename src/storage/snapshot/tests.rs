@@ -5,6 +5,7 @@ use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 
 use super::*;
+use crate::storage::disk::RealDisk;
 use crate::storage::tables::{MemTables, Table, WriteTables, dump};
 
 fn tables(rows: impl IntoIterator<Item = (Table, Vec<u8>, Vec<u8>)>) -> MemTables {
@@ -97,7 +98,7 @@ fn row_larger_than_a_chunk_has_one_of_its_own() {
 #[tokio::test]
 async fn pieces_are_the_whole_and_no_piece_is_empty() {
     let dir = tempfile::tempdir().unwrap();
-    let inbox = SnapshotInbox::files(Arc::new(SnapshotDir::open(dir.path().join("s")).unwrap()));
+    let inbox = SnapshotInbox::files(Arc::new(SnapshotDir::open(Arc::new(RealDisk), dir.path().join("s")).unwrap()));
     let sent: Bytes =
         (0..limits::WIRE_SNAPSHOT_PIECE_BYTES * 2 + 17).map(|at| u8::try_from(at % 251).unwrap()).collect();
     for inbox in [inbox, SnapshotInbox::memory()] {
@@ -116,7 +117,7 @@ async fn pieces_are_the_whole_and_no_piece_is_empty() {
 #[tokio::test]
 async fn incoming_snapshot_that_is_dropped_leaves_no_file() {
     let dir = tempfile::tempdir().unwrap();
-    let inbox = SnapshotInbox::files(Arc::new(SnapshotDir::open(dir.path().to_owned()).unwrap()));
+    let inbox = SnapshotInbox::files(Arc::new(SnapshotDir::open(Arc::new(RealDisk), dir.path().to_owned()).unwrap()));
     let files = || std::fs::read_dir(dir.path()).unwrap().count();
     let mut incoming = inbox.begin().unwrap();
     incoming.write(Bytes::from_static(b"partial")).await.unwrap();
@@ -137,7 +138,7 @@ fn directory_removes_leftovers_and_skips_a_damaged_snapshot() {
     let damaged = small();
     std::fs::write(dir.path().join("00000000000000000009.snapshot"), &damaged[..damaged.len() - 1]).unwrap();
     std::fs::write(dir.path().join("3.tmp"), b"half").unwrap();
-    let opened = SnapshotDir::open(dir.path().to_owned()).unwrap();
+    let opened = SnapshotDir::open(Arc::new(RealDisk), dir.path().to_owned()).unwrap();
     let (_, data) = opened.current().unwrap();
     assert_eq!(data.len(), small().len() as u64);
     assert!(!dir.path().join("3.tmp").exists());
