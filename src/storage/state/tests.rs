@@ -23,7 +23,7 @@ use crate::storage::{StorageError, StorageOptions, state_mem, state_redb};
 type Dump = Vec<(Table, Vec<u8>, Vec<u8>)>;
 
 impl StateMachine {
-    fn dump(&self) -> Dump {
+    pub(crate) fn dump(&self) -> Dump {
         match &self.store {
             Store::Memory(state) => state.dump(),
             Store::Redb(state) => state.dump(),
