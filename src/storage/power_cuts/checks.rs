@@ -82,8 +82,12 @@ async fn acknowledged_entries_survive(model: &Model, store: &Store, found: Found
     ensure!(log_len >= kept, "the log has {log_len} entries, and {kept} were acknowledged");
     let most = model.next().max(model.log_len).max(model.installing.unwrap_or(0));
     ensure!(log_len <= most, "the log has {log_len} entries, and {most} were written");
-    let entries =
-        store.log.reader().try_get_log_entries(..).await.map_err(|error| format!("reading the log: {error}"))?;
+    let entries = store
+        .log
+        .reader()
+        .try_get_log_entries(..)
+        .await
+        .map_err(|error| format!("reading the log: {error}"))?;
     ensure!(
         entries.len() as u64 == log_len - purged,
         "the log has {} entries from {purged} to {log_len}",

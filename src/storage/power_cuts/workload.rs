@@ -154,7 +154,8 @@ impl Workload<'_> {
 
     async fn apply_to(&mut self, store: &mut Store, to: u64) -> Done {
         let entries = self.model.range(self.model.applied, to).to_vec();
-        let applied = store.state.apply(stream::iter(entries.into_iter().map(|entry| Ok((entry, None))))).await;
+        let applied =
+            store.state.apply(stream::iter(entries.into_iter().map(|entry| Ok((entry, None))))).await;
         self.end(applied, "applying")?;
         self.model.applied = to;
         Ok(())

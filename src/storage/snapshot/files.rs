@@ -91,7 +91,9 @@ impl SnapshotDir {
         }
         let path = self.path.join(file_name(&meta));
         match data.temporary_path() {
-            Some(temporary) if temporary.parent() == Some(&*self.path) => self.disk.rename(temporary, &path)?,
+            Some(temporary) if temporary.parent() == Some(&*self.path) => {
+                self.disk.rename(temporary, &path)?;
+            }
             // It is in memory, or another store's.
             _ => {
                 let copy = self.create_temporary()?;

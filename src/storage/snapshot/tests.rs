@@ -98,7 +98,8 @@ fn row_larger_than_a_chunk_has_one_of_its_own() {
 #[tokio::test]
 async fn pieces_are_the_whole_and_no_piece_is_empty() {
     let dir = tempfile::tempdir().unwrap();
-    let inbox = SnapshotInbox::files(Arc::new(SnapshotDir::open(Arc::new(RealDisk), dir.path().join("s")).unwrap()));
+    let inbox =
+        SnapshotInbox::files(Arc::new(SnapshotDir::open(Arc::new(RealDisk), dir.path().join("s")).unwrap()));
     let sent: Bytes =
         (0..limits::WIRE_SNAPSHOT_PIECE_BYTES * 2 + 17).map(|at| u8::try_from(at % 251).unwrap()).collect();
     for inbox in [inbox, SnapshotInbox::memory()] {
@@ -117,7 +118,8 @@ async fn pieces_are_the_whole_and_no_piece_is_empty() {
 #[tokio::test]
 async fn incoming_snapshot_that_is_dropped_leaves_no_file() {
     let dir = tempfile::tempdir().unwrap();
-    let inbox = SnapshotInbox::files(Arc::new(SnapshotDir::open(Arc::new(RealDisk), dir.path().to_owned()).unwrap()));
+    let inbox =
+        SnapshotInbox::files(Arc::new(SnapshotDir::open(Arc::new(RealDisk), dir.path().to_owned()).unwrap()));
     let files = || std::fs::read_dir(dir.path()).unwrap().count();
     let mut incoming = inbox.begin().unwrap();
     incoming.write(Bytes::from_static(b"partial")).await.unwrap();

@@ -98,7 +98,8 @@ impl FileImage {
 
     /// Writes block by block, until a new block exceeds `room`.
     pub(super) fn write(&mut self, offset: usize, bytes: &[u8], room: Option<u64>) -> io::Result<()> {
-        let room = room.map_or(usize::MAX, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX) / BLOCK_BYTES);
+        let room =
+            room.map_or(usize::MAX, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX) / BLOCK_BYTES);
         let (mut at, mut rest, mut taken) = (offset, bytes, 0);
         while !rest.is_empty() {
             let block = at / BLOCK_BYTES;
@@ -210,8 +211,7 @@ impl FileImage {
         };
         let mut sectors = Sectors::default();
         for (number, sector) in std::mem::take(&mut self.doubtful) {
-            let version =
-                if sector.dirty { sector.choose(length.era, survival, rng) } else { Some(0) };
+            let version = if sector.dirty { sector.choose(length.era, survival, rng) } else { Some(0) };
             match version {
                 Some(0) => sectors.lost += 1,
                 _ => sectors.kept += 1,

@@ -85,8 +85,7 @@ impl Names {
     pub(super) fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
         self.require_dir(dir)?;
         let inside = |path: &&PathBuf| parent(path) == dir;
-        let mut paths: Vec<_> =
-            self.now.files.keys().chain(&self.now.dirs).filter(inside).cloned().collect();
+        let mut paths: Vec<_> = self.now.files.keys().chain(&self.now.dirs).filter(inside).cloned().collect();
         paths.sort_unstable();
         Ok(paths)
     }
