@@ -35,10 +35,10 @@ impl StoreBuilder<TypeConfig, MemoryLog, StateMachine> for Memory {
     }
 }
 
-fn open(disk: &Arc<dyn Disk>, dir: &Path, checkpoint_interval: Duration) -> (RedbLog, StateMachine) {
+fn open(disk: &Arc<dyn Disk>, dir: &Path) -> (RedbLog, StateMachine) {
     let progress = Arc::new(Progress::default());
     let log = RedbLog::open_on(&**disk, &dir.join(LOG_FILE), 1 << 20, progress.clone()).unwrap();
-    let options = StorageOptions { cache_bytes: 1 << 20, checkpoint_interval };
+    let options = StorageOptions { cache_bytes: 1 << 20, checkpoint_interval: Duration::from_secs(600) };
     let state = state_redb::open_on(disk.clone(), dir, options, progress.clone()).unwrap();
     // The suite applies what it never appends and purges what it never applies, which no node does:
     // each side is told that the other is far ahead.
@@ -53,12 +53,12 @@ impl StoreBuilder<TypeConfig, RedbLog, StateMachine, TempDir> for Redb {
     async fn build(&self) -> Result<(TempDir, RedbLog, StateMachine), StorageError> {
         let dir = TempDir::new().unwrap();
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-        let (log, state) = open(&disk, dir.path(), Duration::from_secs(600));
+        let (log, state) = open(&disk, dir.path());
         Ok((dir, log, state))
     }
 }
 
-/// On a disk whose operations give way to one another at random, with checkpoints all the time.
+/// On a disk whose operations give way to one another at random.
 struct SlowDisk {
     seed: AtomicU64,
 }
@@ -68,16 +68,14 @@ impl StoreBuilder<TypeConfig, RedbLog, StateMachine> for SlowDisk {
         let dir = Path::new("/node");
         let disk = SimulatedDisk::new(dir, self.seed.fetch_add(1, Ordering::Relaxed));
         disk.delay_operations();
-        let (log, state) = open(&disk.mount(), dir, Duration::from_millis(1));
+        let (log, state) = open(&disk.mount(), dir);
         Ok(((), log, state))
     }
 }
 
 #[tokio::test]
 async fn the_stores_on_a_disk_that_reorders_and_delays_pass_the_suite_of_openraft() {
-    for round in 0..3 {
-        Suite::test_all(SlowDisk { seed: AtomicU64::new(1_000 * round) }).await.unwrap();
-    }
+    Suite::test_all(SlowDisk { seed: AtomicU64::new(0) }).await.unwrap();
 }
 
 #[tokio::test]

@@ -31,8 +31,9 @@ mod workload;
 /// Cuts in the life of one store.
 const CUTS_OF_A_SEED: u64 = 10;
 
-/// Cuts of each of the tests below.
+/// Cuts of each of the tests below, and how many such tests there are.
 const CUTS_OF_A_TEST: u64 = 800;
+const TESTS: u64 = 5;
 
 /// What a node does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -252,7 +253,7 @@ fn survive(test: &str, mix: Mix, met: &[&str]) {
         println!("{test}, seed {seed}: {tally:?}");
         return;
     }
-    let wanted = number("STORAGE_POWER_CUTS").map_or(CUTS_OF_A_TEST, |all| all / 5);
+    let wanted = number("STORAGE_POWER_CUTS").map_or(CUTS_OF_A_TEST, |all| all / TESTS);
     let mut total = Tally::new();
     for seed in 0.. {
         match run(seed, mix, None) {
@@ -347,4 +348,4 @@ fn snapshots_are_whole_or_absent_after_power_cuts() {
     survive("snapshots_are_whole_or_absent_after_power_cuts", mix, &["in a rename", "in a snapshot build"]);
 }
 
-const _: () = assert!(5 * CUTS_OF_A_TEST >= 2_000);
+const _: () = assert!(TESTS * CUTS_OF_A_TEST >= 2_000);
