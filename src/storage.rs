@@ -35,6 +35,8 @@ pub mod tables;
 
 #[cfg(test)]
 mod log_suite;
+#[cfg(test)]
+mod power_cuts;
 
 pub use log_view::LogError;
 

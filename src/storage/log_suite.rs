@@ -1,13 +1,17 @@
-//! openraft's own suite over both pairs of a log and a state machine.
+//! openraft's own suite over both pairs of a log and a state machine, and over a disk that is slow and
+//! out of order.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use openraft::testing::log::{StoreBuilder, Suite};
 use tempfile::TempDir;
 
+use super::disk::{Disk, RealDisk, SimulatedDisk};
 use super::log_mem::MemoryLog;
-use super::log_redb::RedbLog;
+use super::log_redb::{LOG_FILE, RedbLog};
 use super::progress::Progress;
 use super::state::StateMachine;
 use super::{StorageOptions, state_mem, state_redb};
@@ -31,21 +35,47 @@ impl StoreBuilder<TypeConfig, MemoryLog, StateMachine> for Memory {
     }
 }
 
+fn open(disk: &Arc<dyn Disk>, dir: &Path) -> (RedbLog, StateMachine) {
+    let progress = Arc::new(Progress::default());
+    let log = RedbLog::open_on(disk.clone(), &dir.join(LOG_FILE), 1 << 20, progress.clone()).unwrap();
+    let options = StorageOptions { cache_bytes: 1 << 20, checkpoint_interval: Duration::from_secs(600) };
+    let state = state_redb::open_on(disk.clone(), dir, options, progress.clone()).unwrap();
+    // The suite applies what it never appends and purges what it never applies, which no node does:
+    // each side is told that the other is far ahead.
+    progress.set_flushed(Some(u64::MAX - 1));
+    progress.set_durable(Some(u64::MAX - 1));
+    (log, state)
+}
+
 struct Redb;
 
 impl StoreBuilder<TypeConfig, RedbLog, StateMachine, TempDir> for Redb {
     async fn build(&self) -> Result<(TempDir, RedbLog, StateMachine), StorageError> {
         let dir = TempDir::new().unwrap();
-        let progress = Arc::new(Progress::default());
-        let log = RedbLog::open(&dir.path().join("raft.redb"), 1 << 20, progress.clone()).unwrap();
-        let options = StorageOptions { cache_bytes: 1 << 20, checkpoint_interval: Duration::from_secs(600) };
-        let state = state_redb::open(dir.path(), options, progress.clone()).unwrap();
-        // The suite applies what it never appends and purges what it never applies, which no node does:
-        // each side is told that the other is far ahead.
-        progress.set_flushed(Some(u64::MAX - 1));
-        progress.set_durable(Some(u64::MAX - 1));
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let (log, state) = open(&disk, dir.path());
         Ok((dir, log, state))
     }
+}
+
+/// On a disk whose operations give way to one another at random.
+struct SlowDisk {
+    seed: AtomicU64,
+}
+
+impl StoreBuilder<TypeConfig, RedbLog, StateMachine> for SlowDisk {
+    async fn build(&self) -> Result<((), RedbLog, StateMachine), StorageError> {
+        let dir = Path::new("/node");
+        let disk = SimulatedDisk::new(dir, self.seed.fetch_add(1, Ordering::Relaxed));
+        disk.delay_operations();
+        let (log, state) = open(&disk.mount(), dir);
+        Ok(((), log, state))
+    }
+}
+
+#[tokio::test]
+async fn the_stores_on_a_disk_that_reorders_and_delays_pass_the_suite_of_openraft() {
+    Suite::test_all(SlowDisk { seed: AtomicU64::new(0) }).await.unwrap();
 }
 
 #[tokio::test]

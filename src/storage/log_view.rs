@@ -143,6 +143,16 @@ impl LogView {
         Position { epoch: self.epoch, next: self.next }
     }
 
+    /// Where what is on disk ends.
+    pub(super) fn flushed_position(&self) -> Position {
+        Position { epoch: self.epoch, next: self.flushed }
+    }
+
+    /// Whether the entries below `next` are those that were there at a position.
+    pub(super) fn is_in(&self, next: u64, position: Position) -> bool {
+        self.epoch == position.epoch && next <= position.next
+    }
+
     /// First index in the tail; what is below must be read from disk.
     pub(super) fn tail_first(&self) -> u64 {
         self.next - self.tail.len() as u64

@@ -188,6 +188,7 @@ mod tests {
 
     use super::*;
     use crate::kv::types::{Key, KeyRange, TxnOp, Value};
+    use crate::storage::apply::tests::commands;
 
     fn put(key: &'static [u8], value: Vec<u8>) -> Command {
         Command::put(Key::new(key).unwrap(), Value::new(value).unwrap())
@@ -237,6 +238,29 @@ mod tests {
             let range = KeyRange::Span { start: start.into(), end: end.map(Bytes::from) };
             let command = Command::delete(range);
             prop_assert_eq!(decode_command(&encode_command(&command).unwrap()).unwrap(), command);
+        }
+
+        #[test]
+        fn any_command_round_trips(commands in commands()) {
+            for command in commands {
+                prop_assert_eq!(decode_command(&encode_command(&command).unwrap()).unwrap(), command);
+            }
+        }
+
+        #[test]
+        fn headers_of_records_round_trip(
+            created: u64, changed: (u64, u32), version: u64, lease: u64, key: Vec<u8>, value: Vec<u8>, kind in 0..3_usize,
+        ) {
+            let changed = Change { revision: Revision(changed.0), sub: changed.1 };
+            prop_assert_eq!(Change::from_key(&changed.to_key()).unwrap(), changed);
+            let live = Live { create_revision: Revision(created), changed, version, lease };
+            let sealed = seal(Table::Data, &key, &live, &value);
+            prop_assert_eq!(unseal_open::<Live>(Table::Data, &key, &sealed).unwrap(), (live, &value[..]));
+            let previous = [Previous::Absent, Previous::Live, Previous::Deleted(changed)][kind];
+            let undo = Undo { key: Bytes::from(key), previous };
+            let sealed = seal(Table::History, &changed.to_key(), &undo, &value);
+            let opened = unseal_open::<Undo>(Table::History, &changed.to_key(), &sealed).unwrap();
+            prop_assert_eq!(opened, (undo, &value[..]));
         }
 
         #[test]

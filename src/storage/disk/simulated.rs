@@ -175,20 +175,20 @@ impl SimulatedDisk {
         self.lock().faults.held = Some(file_name.to_owned());
     }
 
-    /// Returns once a sync waits.
+    /// Returns once a sync waits, or the power is off. Says whether one does.
     ///
     /// # Panics
     /// If none does for half a minute: the caller waits for what will not come.
-    pub fn wait_for_held_sync(&self) {
+    pub fn wait_for_held_sync(&self) -> bool {
         const PATIENCE: Duration = Duration::from_secs(30);
-        let nobody_waits = |state: &mut State| state.faults.waiting == 0;
+        let nobody_waits = |state: &mut State| state.faults.waiting == 0 && state.is_on;
         let (state, waited) = self
             .shared
             .changed
             .wait_timeout_while(self.lock(), PATIENCE, nobody_waits)
             .expect("no code panics while it holds this lock");
-        drop(state);
         assert!(!waited.timed_out(), "no sync began for {} s", PATIENCE.as_secs());
+        state.is_on
     }
 
     /// Lets the syncs that wait go on, and those that come work.

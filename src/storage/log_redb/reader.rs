@@ -21,6 +21,9 @@ use crate::raft::types::{Entry, TypeConfig, Vote};
 use crate::storage::codec::{self, CodecError, CodecProblem};
 use crate::storage::log_view::{LogError, half_open};
 
+/// What to read on disk, and where; and what the tail had.
+type BothViews = (Range<u64>, Vec<Entry>, ReadOnlyTable<u64, &'static [u8]>);
+
 /// A reader of the log. Clones are cheap and see every append as soon as it returns.
 #[derive(Clone, Debug)]
 pub struct RedbLogReader {
@@ -51,15 +54,7 @@ impl RedbLogReader {
 
 impl Shared {
     fn read_from_disk(&self, range: &Range<u64>, max_bytes: usize) -> Result<Vec<Entry>, LogError> {
-        // Both views are taken under one lock, so that they fit together: what the tail has dropped
-        // is on disk, and what is purged or cut off later is still in this transaction.
-        let (on_disk, tail, log) = {
-            let state = self.lock();
-            let range = state.view.clamp(range);
-            let on_disk = range.start..range.end.min(state.view.tail_first());
-            let tail = state.view.read_tail(&(on_disk.end..range.end), max_bytes);
-            (on_disk, tail, self.begin_read()?)
-        };
+        let (on_disk, tail, log) = self.view_of_both(range, max_bytes)?;
         let (mut next, mut bytes) = (on_disk.start, 0_usize);
         let mut entries = Vec::new();
         for item in log.range(on_disk.clone()).map_err(redb::Error::from)? {
@@ -82,6 +77,25 @@ impl Shared {
             entries.extend(tail);
         }
         Ok(entries)
+    }
+
+    /// A transaction, which of the range to read in it, and the rest from the tail.
+    ///
+    /// To begin a transaction can take as long as a sync: the lock, which every call takes, is not held
+    /// meanwhile. So the two may not fit together, and it is done again: once is enough, unless a whole
+    /// tail was written and flushed in between.
+    fn view_of_both(&self, range: &Range<u64>, max_bytes: usize) -> Result<BothViews, LogError> {
+        loop {
+            let on_disk_before = self.lock().view.flushed_position();
+            let log = self.begin_read()?;
+            let state = self.lock();
+            let range = state.view.clamp(range);
+            let on_disk = range.start..range.end.min(state.view.tail_first());
+            if on_disk.is_empty() || state.view.is_in(on_disk.end, on_disk_before) {
+                let tail = state.view.read_tail(&(on_disk.end..range.end), max_bytes);
+                return Ok((on_disk, tail, log));
+            }
+        }
     }
 
     fn begin_read(&self) -> Result<ReadOnlyTable<u64, &'static [u8]>, redb::Error> {

@@ -103,7 +103,7 @@ async fn entries_are_readable_before_and_reported_only_after_they_are_on_disk() 
     log.append(entries(1, 0..3), IOFlushed::signal(flushed)).await.unwrap();
     assert_eq!(indexes(&log).await, [0, 1, 2]);
 
-    disk.wait_for_held_sync();
+    assert!(disk.wait_for_held_sync());
     assert!(on_flush.try_recv().is_err(), "the disk has not answered yet");
     assert_eq!(progress.flushed(), None);
 
@@ -135,7 +135,7 @@ async fn appends_that_gather_share_a_commit() {
         log.append([entry(1, index, 10)], IOFlushed::signal(flushed)).await.unwrap();
         waiting.push(on_flush);
     }
-    disk.wait_for_held_sync();
+    assert!(disk.wait_for_held_sync());
     disk.release_syncs();
     for on_flush in waiting {
         on_flush.await.unwrap().unwrap();
@@ -156,7 +156,7 @@ async fn a_failed_write_reaches_all_who_wait_and_all_who_come() {
         log.append([entry(1, index, 10)], IOFlushed::signal(flushed)).await.unwrap();
         waiting.push(on_flush);
     }
-    disk.wait_for_held_sync();
+    assert!(disk.wait_for_held_sync());
     disk.fail_syncs(LOG_FILE);
     for on_flush in waiting {
         let error = on_flush.await.unwrap().unwrap_err().to_string();
@@ -188,7 +188,7 @@ async fn committed_rides_along_and_is_never_ahead_of_the_entries() {
     // A quorum may commit what this disk does not hold yet.
     disk.hold_syncs(LOG_FILE);
     log.append(entries(1, 4..6), IOFlushed::noop()).await.unwrap();
-    disk.wait_for_held_sync();
+    assert!(disk.wait_for_held_sync());
     log.append(entries(1, 6..8), IOFlushed::noop()).await.unwrap();
     log.save_committed(Some(id(1, 7))).await.unwrap();
     let mut copy = open_simulated(&disk.after_power_cut(), Arc::default());
@@ -228,7 +228,7 @@ async fn what_was_cut_off_is_not_read_back_while_the_disk_lags() {
         assert!(futures::poll!(&mut truncation).is_pending());
         assert_eq!(progress.flushed(), Some(4), "lowered before the disk is asked");
     }
-    disk.wait_for_held_sync();
+    assert!(disk.wait_for_held_sync());
     assert_eq!(indexes(&log).await, [0, 1, 2, 3, 4]);
     log.append(entries(2, 5..7), IOFlushed::noop()).await.unwrap();
     let read = log.reader().try_get_log_entries(3..100).await.unwrap();

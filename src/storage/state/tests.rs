@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::{TryStreamExt, stream};
 use openraft::entry::RaftEntry;
+use openraft::storage::{RaftLogReader, RaftLogStorageExt};
 use openraft::vote::RaftLeaderId;
 use openraft::{EntryPayload, Membership};
 use proptest::prelude::*;
@@ -15,6 +16,7 @@ use super::*;
 use crate::kv::types::{Command, KeyRange, NodeId, WriteOp};
 use crate::raft::types::{Entry, LogId};
 use crate::storage::apply::tests::{commands, key, put};
+use crate::storage::log_redb::{LOG_FILE, RedbLog};
 use crate::storage::progress::Progress;
 use crate::storage::record::encode_command;
 use crate::storage::tables::Table;
@@ -25,7 +27,7 @@ mod room;
 type Dump = Vec<(Table, Vec<u8>, Vec<u8>)>;
 
 impl StateMachine {
-    fn dump(&self) -> Dump {
+    pub(crate) fn dump(&self) -> Dump {
         match &self.store {
             Store::Memory(state) => state.dump(),
             Store::Redb(state) => state.dump(),
@@ -387,6 +389,36 @@ fn run<T>(future: impl Future<Output = T>) -> T {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn state_rebuilt_from_a_snapshot_and_the_log_is_the_original(
+        commands in commands(), at in any::<prop::sample::Index>(),
+    ) {
+        run(async {
+            let entries: Vec<Entry> =
+                commands.iter().zip(0..).map(|(command, index)| entry(index, command)).collect();
+            let at = at.index(entries.len() + 1);
+            let dir = tempfile::tempdir().unwrap();
+            let open_log = || RedbLog::open(&dir.path().join(LOG_FILE), 1 << 20, Arc::default()).unwrap();
+            let mut log = open_log();
+            log.blocking_append(entries.clone()).await.unwrap();
+            drop(log);
+
+            let mut original = state_mem::open();
+            apply(&mut original, entries[..at].to_vec()).await;
+            let taken = snapshot(&mut original).await;
+            apply(&mut original, entries[at..].to_vec()).await;
+
+            let disk = Disk::new();
+            let mut rebuilt = disk.open();
+            let data = received(&taken, &rebuilt).await;
+            rebuilt.install_snapshot(&taken.meta, data).await.unwrap();
+            let rest = open_log().reader().try_get_log_entries(at as u64..).await.unwrap();
+            apply(&mut rebuilt, rest).await;
+            prop_assert_eq!(rebuilt.dump(), original.dump());
+            Ok(())
+        })?;
+    }
 
     #[test]
     fn replicas_and_snapshots_are_the_same_bytes_on_any_store_with_any_batches(

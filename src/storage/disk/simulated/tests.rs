@@ -219,7 +219,7 @@ fn held_sync_ends_when_it_is_released_or_the_power_fails() {
         file.write_all_at(0, b"2").unwrap();
         std::thread::scope(|scope| {
             let sync = scope.spawn(|| file.sync());
-            disk.wait_for_held_sync();
+            assert!(disk.wait_for_held_sync());
             if released {
                 disk.release_syncs();
             } else {
