@@ -183,6 +183,8 @@ pub struct StorageOptions {
     pub cache_bytes: u64,
     /// Longest time between two durable checkpoints of the state.
     pub checkpoint_interval_ms: u64,
+    /// Pause between two searches of everything on disk for damage.
+    pub scrub_interval_s: u64,
 }
 
 /// Settings of the key-value store.

@@ -13,7 +13,7 @@ pub mod supervisor;
 mod systemd;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,8 +45,9 @@ use crate::storage::log_mem::MemoryLog;
 use crate::storage::log_redb::{LOG_FILE, OpenLogError, RedbLog};
 use crate::storage::metadata::{METADATA_FILE, Metadata, MetadataError};
 use crate::storage::progress::Progress;
+use crate::storage::scrub::Scrubber;
 use crate::storage::snapshot::SnapshotInbox;
-use crate::storage::state::StateReader;
+use crate::storage::state::{StateMachine, StateReader};
 use crate::storage::state_redb::STATE_FILE;
 use crate::storage::{StorageError, StorageOptions, state_mem, state_redb};
 use crate::transport::peers::{DeclareError, PeerBook};
@@ -117,7 +118,31 @@ pub enum NodeError {
     Log(#[from] OpenLogError),
     /// The state.
     #[error(transparent)]
-    Storage(#[from] StorageError),
+    Storage(StorageError),
+    /// The state is damaged, and may be made anew from what else is there.
+    #[error(
+        "{source}. `aspen-node verify --data-dir {0}` says what is damaged; where log and snapshot are whole, `aspen-node repair --data-dir {0}` makes the state anew",
+        dir.display()
+    )]
+    StateDamaged {
+        /// The data directory.
+        dir: PathBuf,
+        /// What is wrong.
+        source: StorageError,
+    },
+    /// The log continues a state that is not there.
+    #[error(
+        "the state in {} {}, and the log continues it only behind entry {purged}: the state file is lost or was replaced. `aspen-node repair --data-dir {}` makes it anew where a snapshot reaches as far",
+        dir.display(), applied.map_or("is empty".to_owned(), |applied| format!("ends at entry {applied}")), dir.display()
+    )]
+    StateBehindLog {
+        /// The data directory.
+        dir: PathBuf,
+        /// Where the state ends.
+        applied: Option<u64>,
+        /// The last entry that the log does not have any more.
+        purged: u64,
+    },
     /// Raft.
     #[error(transparent)]
     Raft(#[from] RaftStartError),
@@ -130,6 +155,15 @@ pub enum NodeError {
     /// A part failed while the node ran.
     #[error("{0}")]
     PartFailed(String),
+}
+
+impl NodeError {
+    fn state(dir: &Path, source: StorageError) -> Self {
+        match source.is_damage() {
+            true => Self::StateDamaged { dir: dir.to_owned(), source },
+            false => Self::Storage(source),
+        }
+    }
 }
 
 /// Runs a node until `stop` is cancelled or a part of it fails for good. `announce` is told once its
@@ -258,6 +292,10 @@ impl Node {
         parts.membership(started.raft.clone(), transport.clone());
         parts.peers(transport.clone(), metadata.clone());
         parts.endpoint_file(transport.clone(), data_dir.path().to_owned());
+        if let Some(scrubber) = started.scrubber {
+            parts.disk(scrubber.clone());
+            parts.scrub(scrubber, Duration::from_secs(config.storage_options.scrub_interval_s));
+        }
         parts.figures(figures, started.raft.clone(), started.reader);
 
         let node = Self { data_dir, supervision, transport, cluster, http_addr, drained, config };
@@ -372,6 +410,20 @@ struct StartedRaft {
     raft: RaftHandle,
     reader: StateReader,
     inbox: SnapshotInbox,
+    /// Absent for a storage that is no disk.
+    scrubber: Option<Scrubber>,
+}
+
+/// Refuses a state that the log does not continue, unless a snapshot fills the gap: Raft would go on from
+/// an emptier state and say nothing.
+fn ensure_state_meets_log(dir: &Path, log: &RedbLog, state: &StateMachine) -> Result<(), NodeError> {
+    let applied = state.reader().applied_index().max(state.snapshot_index());
+    match log.purged_index() {
+        Some(purged) if applied < Some(purged) => {
+            Err(NodeError::StateBehindLog { dir: dir.to_owned(), applied, purged })
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn start_raft(
@@ -393,7 +445,7 @@ async fn start_raft(
             let (log, state) = (MemoryLog::new(progress), state_mem::open());
             let (reader, inbox) = (state.reader(), state.inbox());
             let raft = construct::start(&settings, network, log, state).await?;
-            Ok(StartedRaft { raft, reader, inbox })
+            Ok(StartedRaft { raft, reader, inbox, scrubber: None })
         }
         Storage::Redb => {
             let path = data_dir.path().join(LOG_FILE);
@@ -406,10 +458,13 @@ async fn start_raft(
             };
             let cache_bytes = usize::try_from(options.cache_bytes).unwrap_or(usize::MAX);
             let log = RedbLog::open(&path, cache_bytes, progress.clone())?;
-            let state = state_redb::open(data_dir.path(), options, progress)?;
+            let state = state_redb::open(data_dir.path(), options, progress)
+                .map_err(|source| NodeError::state(data_dir.path(), source))?;
+            ensure_state_meets_log(data_dir.path(), &log, &state)?;
             let (reader, inbox) = (state.reader(), state.inbox());
+            let scrubber = Scrubber::new(&log, &state);
             let raft = construct::start(&settings, network, log, state).await?;
-            Ok(StartedRaft { raft, reader, inbox })
+            Ok(StartedRaft { raft, reader, inbox, scrubber })
         }
     }
 }

@@ -11,8 +11,10 @@ use crate::limits;
 
 pub mod apply;
 mod batch;
+mod checked_file;
 mod checkpoint;
 pub mod codec;
+pub mod damage;
 pub mod database;
 mod fused_file;
 mod head;
@@ -24,7 +26,9 @@ pub mod progress;
 mod read;
 pub mod record;
 pub mod snapshot;
+pub mod scrub;
 pub mod state;
+mod state_check;
 pub mod state_mem;
 pub mod state_redb;
 pub mod tables;
@@ -82,6 +86,12 @@ pub enum StorageError {
 }
 
 impl StorageError {
+    /// Whether what is on disk is at fault, and not the way to it.
+    pub fn is_damage(&self) -> bool {
+        use database::OpenDatabaseError::Damaged;
+        matches!(self, Self::Database(Damaged { .. }) | Self::Content { .. })
+    }
+
     /// For `map_err`: an I/O error with what was tried, and on what.
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();

@@ -30,6 +30,12 @@ pub(super) fn check(
         config.storage_options.checkpoint_interval_ms,
         limits::CHECKPOINT_MIN_INTERVAL_MS..=limits::CHECKPOINT_MAX_INTERVAL_MS,
     )?;
+    within(
+        loaded,
+        "storage_options.scrub_interval_s",
+        config.storage_options.scrub_interval_s,
+        limits::SCRUB_MIN_INTERVAL_S..=limits::SCRUB_MAX_INTERVAL_S,
+    )?;
     within(loaded, "kv.history_revisions", config.kv.history_revisions, 1..=limits::HISTORY_MAX_REVISIONS)?;
     if config.control_backend == ControlBackend::Hiqlite {
         return Err(ConfigError::BackendNotBuiltIn { origin: loaded.origin("control_backend") });

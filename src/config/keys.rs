@@ -4,7 +4,8 @@
 //! defaults, error messages and the printed configuration.
 
 use crate::limits::{
-    CACHE_DEFAULT_BYTES, CHECKPOINT_INTERVAL_MS, HISTORY_DEFAULT_REVISIONS, SNAPSHOT_EVERY_ENTRIES,
+    CACHE_DEFAULT_BYTES, CHECKPOINT_INTERVAL_MS, HISTORY_DEFAULT_REVISIONS, SCRUB_INTERVAL_S,
+    SNAPSHOT_EVERY_ENTRIES,
 };
 use crate::telemetry;
 
@@ -136,6 +137,12 @@ pub(super) const KEYS: &[Key] = &[
         "100 to 600000 milliseconds",
     ),
     Key::new(
+        "storage_options.scrub_interval_s",
+        Kind::Number,
+        Default::Number(SCRUB_INTERVAL_S),
+        "1 to 2678400 (31 days) seconds",
+    ),
+    Key::new(
         "kv.history_revisions",
         Kind::Number,
         Default::Number(HISTORY_DEFAULT_REVISIONS),
@@ -198,6 +205,7 @@ mod tests {
                 "storage_options.checkpoint_interval_ms",
                 [CHECKPOINT_MIN_INTERVAL_MS, CHECKPOINT_MAX_INTERVAL_MS],
             ),
+            ("storage_options.scrub_interval_s", [SCRUB_MIN_INTERVAL_S, SCRUB_MAX_INTERVAL_S]),
             ("kv.history_revisions", [1, HISTORY_MAX_REVISIONS]),
         ] {
             let allowed = find(name).unwrap().allowed;

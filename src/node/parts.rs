@@ -20,6 +20,7 @@ use crate::limits;
 use crate::metrics::Metrics;
 use crate::raft::{RaftHandle, observe};
 use crate::storage::metadata::Metadata;
+use crate::storage::scrub::Scrubber;
 use crate::storage::state::StateReader;
 use crate::transport::Transport;
 use crate::transport::server::Handlers;
@@ -101,6 +102,23 @@ impl Parts<'_> {
         });
     }
 
+    /// Ends the node when its log or its state is damaged on disk.
+    pub fn disk(&self, scrubber: Scrubber) {
+        let stop = self.stop.clone();
+        let watch = async move {
+            tokio::select! {
+                () = stop.cancelled() => Ok(()),
+                damage = scrubber.damage() => Err(damage.into()),
+            }
+        };
+        self.supervision.run(Part::vital("the disk", watch));
+    }
+
+    /// Looks for damage, again and again.
+    pub fn scrub(&self, scrubber: Scrubber, interval: Duration) {
+        self.housekeeping("scrub", move || scrub(scrubber.clone(), interval));
+    }
+
     /// Keeps the figures up to date.
     pub fn figures(&self, figures: Metrics, raft: RaftHandle, reader: StateReader) {
         self.housekeeping("figures", move || {
@@ -134,6 +152,36 @@ impl Parts<'_> {
             }
         }));
     }
+}
+
+async fn scrub(scrubber: Scrubber, interval: Duration) -> Result<(), anyhow::Error> {
+    loop {
+        // First the pause: what was just opened was checked then.
+        tokio::time::sleep(interval).await;
+        let mut pass = scrubber.begin();
+        loop {
+            let scrubber = scrubber.clone();
+            let stepped = tokio::task::spawn_blocking(move || {
+                let read = scrubber.step(&mut pass);
+                (pass, read)
+            });
+            let read;
+            (pass, read) = stepped.await?;
+            match read {
+                Ok(Some(bytes)) => tokio::time::sleep(scrub_pause(bytes)).await,
+                Ok(None) => break,
+                // The part that waits for damage has the word.
+                Err(_) => pending().await,
+            }
+        }
+        let (tally, took) = (pass.tally(), pass.duration());
+        tracing::info!(records = tally.records, blocks = tally.blocks, ?took, "searched the disk for damage");
+    }
+}
+
+/// The pause after a step that keeps the scrub within its budget.
+fn scrub_pause(bytes: u64) -> Duration {
+    Duration::from_micros(bytes * 1_000_000 / limits::SCRUB_MAX_BYTES_PER_SECOND)
 }
 
 async fn follow_membership(raft: RaftHandle, transport: Transport) -> Result<(), anyhow::Error> {

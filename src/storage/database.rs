@@ -9,8 +9,12 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use redb::backends::FileBackend;
 use redb::{Builder, Database, Durability, WriteTransaction};
 use tracing::{debug, info};
+
+use super::checked_file::CheckedFile;
+use super::damage::DamageAlarm;
 
 /// Why a database file could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +46,13 @@ pub enum OpenDatabaseError {
     },
 }
 
+impl OpenDatabaseError {
+    /// A file of no bytes, which once was a database.
+    pub(super) fn empty(path: &Path) -> Self {
+        Self::Damaged { path: path.to_owned(), problem: "the file is empty".to_owned() }
+    }
+}
+
 /// Opens the database at `path`; where there is none, makes it and fills it with `init`.
 ///
 /// # Errors
@@ -51,12 +62,42 @@ pub fn open_or_create(
     cache_bytes: usize,
     init: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
 ) -> Result<Database, OpenDatabaseError> {
+    create_if_missing(path, cache_bytes, init)?;
+    guarded(path, || Ok(builder(path, cache_bytes).open(path)?))
+}
+
+/// The same for a file whose blocks are checked whenever they are read.
+pub(super) fn open_or_create_checked(
+    path: &Path,
+    cache_bytes: usize,
+    alarm: &DamageAlarm,
+    init: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+) -> Result<(Database, CheckedFile), OpenDatabaseError> {
+    create_if_missing(path, cache_bytes, init)?;
+    let io = |source| OpenDatabaseError::Io { path: path.to_owned(), source };
+    let file = File::options().read(true).write(true).open(path).map_err(io)?;
+    // The database library would take an empty file for a new database.
+    if file.metadata().map_err(io)?.len() == 0 {
+        return Err(OpenDatabaseError::empty(path));
+    }
+    let same_file = file.try_clone().map_err(io)?;
+    guarded(path, || {
+        let file = CheckedFile::new(FileBackend::new(file)?, Some(same_file), path, alarm.clone());
+        Ok((builder(path, cache_bytes).create_with_backend(file.clone())?, file))
+    })
+}
+
+fn create_if_missing(
+    path: &Path,
+    cache_bytes: usize,
+    init: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+) -> Result<(), OpenDatabaseError> {
     let io = |source| OpenDatabaseError::Io { path: path.to_owned(), source };
     if !path.try_exists().map_err(io)? {
         create(path, cache_bytes, init)?;
         info!(path = %path.display(), "made a new database");
     }
-    guarded(path, || Ok(builder(path, cache_bytes).open(path)?))
+    Ok(())
 }
 
 /// Runs `access` and tells its failure in terms of the file. The database library asserts what no

@@ -14,13 +14,16 @@
 
 mod open;
 mod reader;
+mod scrub;
 mod writer;
+
+pub(super) mod survey;
 
 #[cfg(test)]
 mod tests;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::thread::JoinHandle;
@@ -33,8 +36,12 @@ use tracing::{debug, error};
 
 pub use open::OpenLogError;
 pub use reader::RedbLogReader;
+pub(super) use scrub::LogScrub;
 
+use self::open::Opened;
 use self::writer::{Command, Queued, Writer};
+use super::checked_file::CheckedFile;
+use super::damage::DamageAlarm;
 use super::log_view::{LogError, LogView, entry_bytes};
 use super::progress::Progress;
 use crate::limits;
@@ -65,6 +72,9 @@ pub struct RedbLog {
 #[derive(Debug)]
 struct Shared {
     database: Database,
+    file: CheckedFile,
+    path: PathBuf,
+    alarm: DamageAlarm,
     progress: Arc<Progress>,
     state: Mutex<State>,
     /// Told after each commit, and when the thread gives up.
@@ -89,8 +99,7 @@ impl RedbLog {
     /// # Errors
     /// The file cannot be opened, is foreign or damaged, or its log has a hole.
     pub fn open(path: &Path, cache_bytes: usize, progress: Arc<Progress>) -> Result<Self, OpenLogError> {
-        let (database, view) = open::file(path, cache_bytes)?;
-        Self::start(database, view, progress)
+        Self::start(open::file(path, cache_bytes)?, progress)
     }
 
     /// Opens the log on a storage backend of the caller's, which may be empty: for simulated disks.
@@ -101,16 +110,19 @@ impl RedbLog {
         backend: impl redb::StorageBackend,
         progress: Arc<Progress>,
     ) -> Result<Self, OpenLogError> {
-        let (database, view) = open::backend(backend)?;
-        Self::start(database, view, progress)
+        Self::start(open::backend(backend)?, progress)
     }
 
-    fn start(database: Database, view: LogView, progress: Arc<Progress>) -> Result<Self, OpenLogError> {
+    fn start(opened: Opened, progress: Arc<Progress>) -> Result<Self, OpenLogError> {
+        let Opened { database, file, view, path, alarm } = opened;
         let (queue, commands) = mpsc::channel();
         progress.set_flushed(view.flushed());
         let state = State { view, queue: Some(queue), queued_bytes: 0, failure: None };
         let shared = Arc::new(Shared {
             database,
+            file,
+            path,
+            alarm,
             progress,
             state: Mutex::new(state),
             drained: Notify::new(),
@@ -127,6 +139,20 @@ impl RedbLog {
     /// A reader, which may outlive the log.
     pub fn reader(&self) -> RedbLogReader {
         RedbLogReader::new(Arc::clone(&self.shared))
+    }
+
+    /// The index up to which the log is purged.
+    pub fn purged_index(&self) -> Option<u64> {
+        self.shared.lock().view.purged().map(|purged| purged.index)
+    }
+
+    /// Told when a read meets what was not written.
+    pub fn alarm(&self) -> DamageAlarm {
+        self.shared.alarm.clone()
+    }
+
+    pub(super) fn scrub(&self) -> LogScrub {
+        LogScrub::new(Arc::clone(&self.shared))
     }
 
     /// Transactions committed since the log was opened.

@@ -110,6 +110,15 @@ impl SnapshotData {
         }
     }
 
+    /// Has the system read the file from the disk rather than from its memory.
+    pub(crate) fn forget_cached(&self) {
+        #[cfg(target_os = "linux")]
+        if let Self::File(file) = self {
+            // Advice that is not taken costs the scrub its sight of the disk, and nothing else.
+            rustix::fs::fadvise(&*file.file, 0, None, rustix::fs::Advice::DontNeed).ok();
+        }
+    }
+
     fn is_same_as(&self, other: &Self) -> bool {
         matches!((self, other), (Self::File(one), Self::File(other)) if Arc::ptr_eq(one, other))
     }

@@ -20,7 +20,9 @@ use redb::{Database, Durability, ReadTransaction, ReadableDatabase};
 use tracing::{error, warn};
 
 use super::batch::{self, BatchEntry, Marks, PublishedMarks};
+use super::checked_file::CheckedFile;
 use super::checkpoint::{Bell, Checkpointer};
+use super::damage::DamageAlarm;
 use super::database::{OpenDatabaseError, guarded};
 use super::fused_file::{Fuse, FusedFile};
 use super::head;
@@ -35,10 +37,15 @@ use crate::kv::types::{KvError, RangeReply, ReadRequest, Revision};
 use crate::limits;
 use crate::raft::types::{Applied, LogId, SnapshotMeta, StoredMembership};
 
+mod rebuild;
+mod scrub;
+
+pub(super) use rebuild::Rebuild;
+
 /// The file in a data directory. Must stay stable.
 pub const STATE_FILE: &str = "state.redb";
-const NEW_STATE_FILE: &str = "state.redb.new";
-const SNAPSHOT_DIR: &str = "snapshots";
+pub(super) const NEW_STATE_FILE: &str = "state.redb.new";
+pub(super) const SNAPSHOT_DIR: &str = "snapshots";
 
 /// Opens the state in a data directory, or begins an empty one. The directory must be this process's
 /// alone.
@@ -64,6 +71,7 @@ struct RedbStore {
     path: PathBuf,
     options: StorageOptions,
     progress: Arc<Progress>,
+    alarm: DamageAlarm,
     snapshots: Arc<SnapshotDir>,
     marks: PublishedMarks,
     bell: Arc<Bell>,
@@ -76,6 +84,7 @@ struct RedbStore {
 /// An open database.
 struct Handle {
     database: Database,
+    file: CheckedFile,
     fuse: Fuse,
 }
 
@@ -126,16 +135,17 @@ impl RedbState {
     }
 
     pub(crate) fn apply(&self, entries: &[BatchEntry], bytes: usize) -> Result<Vec<Applied>, StateError> {
-        self.store.apply(entries, bytes)
+        self.store.watched(|| self.store.apply(entries, bytes))
     }
 
     pub(crate) fn read(
         &self,
         request: &ReadRequest,
     ) -> Result<Result<(Revision, RangeReply), KvError>, StateError> {
-        let handle = self.store.handle();
-        let tables = handle.read()?;
-        read::read(&tables, request)
+        self.store.watched(|| {
+            let handle = self.store.handle();
+            read::read(&handle.read()?, request)
+        })
     }
 
     /// Makes the applied state durable, if the log is on disk as far as that. Returns whether it is.
@@ -206,7 +216,8 @@ impl RedbStore {
         if !path.try_exists().map_err(StorageError::io("look for the database", &path))? {
             create_empty(dir, options)?;
         }
-        let (handle, marks) = open_existing(&path, options)?;
+        let alarm = DamageAlarm::default();
+        let (handle, marks) = open_existing(&path, options, &alarm)?;
         let published = PublishedMarks::default();
         published.set(marks);
         progress.set_durable(marks.applied_index);
@@ -214,11 +225,21 @@ impl RedbStore {
             path,
             options,
             progress,
+            alarm,
             snapshots: Arc::new(snapshots),
             marks: published,
             bell: Arc::default(),
             handle: RwLock::new(Arc::new(handle)),
             writer: Mutex::new(Pending { durable_index: marks.applied_index, bytes: 0 }),
+        })
+    }
+
+    /// Does work on the state, and raises the alarm where it meets damage.
+    fn watched<T>(&self, work: impl FnOnce() -> Result<T, StateError>) -> Result<T, StateError> {
+        work().inspect_err(|error| {
+            if let Some(damage) = error.damage_in(&self.path) {
+                self.alarm.raise(damage);
+            }
         })
     }
 
@@ -314,7 +335,7 @@ impl RedbStore {
         ensure_same(found, meta)?;
         let dir = self.path.parent().expect("the database is in the data directory");
         let new_path = dir.join(NEW_STATE_FILE);
-        let (handle, marks) = build_database(&new_path, self.options, meta, data)?;
+        let (handle, marks) = build_database(&new_path, self.options, &self.alarm, meta, data)?;
 
         let mut pending = self.writer();
         self.snapshots.keep(meta.clone(), data)?;
@@ -353,7 +374,7 @@ fn remove_leftover(path: &Path) -> Result<(), StorageError> {
 fn create_empty(dir: &Path, options: StorageOptions) -> Result<(), StorageError> {
     let new_path = dir.join(NEW_STATE_FILE);
     let path = dir.join(STATE_FILE);
-    let handle = create_database(&new_path, options)?;
+    let handle = create_database(&new_path, options, &DamageAlarm::default())?;
     fill_database(&handle, |_| Ok(())).map_err(|source| content(&new_path, source))?;
     drop(handle);
     fs::rename(&new_path, &path).map_err(StorageError::io("rename to", &path))?;
@@ -364,11 +385,12 @@ fn create_empty(dir: &Path, options: StorageOptions) -> Result<(), StorageError>
 fn build_database(
     path: &Path,
     options: StorageOptions,
+    alarm: &DamageAlarm,
     meta: &SnapshotMeta,
     data: &SnapshotData,
 ) -> io::Result<(Handle, Marks)> {
     remove_leftover(path).map_err(io::Error::other)?;
-    let handle = create_database(path, options).map_err(io::Error::other)?;
+    let handle = create_database(path, options, alarm).map_err(io::Error::other)?;
     let marks = fill_database(&handle, |tables| {
         let reader = BufReader::new(data.reader());
         format::read(reader, |table: Table, key, value| tables.put(table, key, value))?;
@@ -397,20 +419,27 @@ fn fill_database<T, E: From<StateError>>(
     Ok(filled)
 }
 
-fn create_database(path: &Path, options: StorageOptions) -> Result<Handle, StorageError> {
+fn create_database(
+    path: &Path,
+    options: StorageOptions,
+    alarm: &DamageAlarm,
+) -> Result<Handle, StorageError> {
     let file = File::options().read(true).write(true).create_new(true).open(path);
-    open_database(path, file.map_err(StorageError::io("make the database", path))?, options)
+    open_database(path, file.map_err(StorageError::io("make the database", path))?, options, alarm)
 }
 
-fn open_existing(path: &Path, options: StorageOptions) -> Result<(Handle, Marks), StorageError> {
+fn open_existing(
+    path: &Path,
+    options: StorageOptions,
+    alarm: &DamageAlarm,
+) -> Result<(Handle, Marks), StorageError> {
     let file = File::options().read(true).write(true).open(path);
     let file = file.map_err(StorageError::io("open the database", path))?;
     // redb would take an empty file for a new database.
     if file.metadata().map_err(StorageError::io("look at the database", path))?.len() == 0 {
-        let (path, problem) = (path.to_owned(), "the file is empty".to_owned());
-        return Err(OpenDatabaseError::Damaged { path, problem }.into());
+        return Err(OpenDatabaseError::empty(path).into());
     }
-    let handle = open_database(path, file, options)?;
+    let handle = open_database(path, file, options, alarm)?;
     let loaded = handle.read().and_then(|tables| {
         tables.open_all()?;
         head::load_membership(&tables)?;
@@ -422,17 +451,26 @@ fn open_existing(path: &Path, options: StorageOptions) -> Result<(Handle, Marks)
     }
 }
 
-fn open_database(path: &Path, file: File, options: StorageOptions) -> Result<Handle, StorageError> {
+fn open_database(
+    path: &Path,
+    file: File,
+    options: StorageOptions,
+    alarm: &DamageAlarm,
+) -> Result<Handle, StorageError> {
     let fuse = Fuse::default();
+    let same_file = file.try_clone().map_err(StorageError::io("open the database", path))?;
+    // A new one gets this name before anyone reads from it.
+    let final_path = path.with_file_name(STATE_FILE);
     let cache_bytes = usize::try_from(options.cache_bytes).unwrap_or(usize::MAX);
-    let database = guarded(path, || {
+    let (database, file) = guarded(path, || {
         let file = FusedFile::new(file, fuse.clone())?;
+        let file = CheckedFile::new(file, Some(same_file), &final_path, alarm.clone());
         let mut builder = Database::builder();
         // Without it, redb trusts a file that was closed cleanly, and panics later where it is damaged.
         builder.set_cache_size(cache_bytes).set_check_integrity_on_open(true);
-        Ok(builder.create_with_backend(file)?)
+        Ok((builder.create_with_backend(file.clone())?, file))
     })?;
-    Ok(Handle { database, fuse })
+    Ok(Handle { database, file, fuse })
 }
 
 fn content(path: &Path, source: StateError) -> StorageError {

@@ -15,7 +15,9 @@ use super::reader::decode;
 use super::writer::sweep_step;
 use super::{COMMITTED, LOG, META, PURGED, VOTE};
 use crate::raft::types::{LogId, Vote};
+use crate::storage::checked_file::CheckedFile;
 use crate::storage::codec::{self, CodecError};
+use crate::storage::damage::DamageAlarm;
 use crate::storage::database::{self, OpenDatabaseError, guarded};
 use crate::storage::log_view::LogView;
 
@@ -78,20 +80,32 @@ pub enum LogProblem {
     Record(#[from] CodecError),
 }
 
+/// An open log whose content was checked.
+pub(super) struct Opened {
+    pub(super) database: Database,
+    pub(super) file: CheckedFile,
+    pub(super) view: LogView,
+    pub(super) path: PathBuf,
+    pub(super) alarm: DamageAlarm,
+}
+
 /// Opens or makes the log in a file.
-pub(super) fn file(path: &Path, cache_bytes: usize) -> Result<(Database, LogView), OpenLogError> {
-    let database = database::open_or_create(path, cache_bytes, make_tables)?;
+pub(super) fn file(path: &Path, cache_bytes: usize) -> Result<Opened, OpenLogError> {
+    let alarm = DamageAlarm::default();
+    let (database, file) = database::open_or_create_checked(path, cache_bytes, &alarm, make_tables)?;
     let view = load(path, &database)?;
-    Ok((database, view))
+    Ok(Opened { database, file, view, path: path.to_owned(), alarm })
 }
 
 /// Opens or makes the log on a storage backend.
-pub(super) fn backend(backend: impl redb::StorageBackend) -> Result<(Database, LogView), OpenLogError> {
+pub(super) fn backend(backend: impl redb::StorageBackend) -> Result<Opened, OpenLogError> {
     let path = Path::new("the storage backend");
+    let alarm = DamageAlarm::default();
+    let file = CheckedFile::new(backend, None, path, alarm.clone());
     let database = guarded(path, || {
         let mut builder = Builder::new();
         builder.set_cache_size(BACKEND_CACHE_BYTES).set_check_integrity_on_open(true);
-        let database = builder.create_with_backend(backend)?;
+        let database = builder.create_with_backend(file.clone())?;
         let transaction = database.begin_write()?;
         if transaction.list_tables()?.next().is_none() {
             make_tables(&transaction)?;
@@ -100,7 +114,7 @@ pub(super) fn backend(backend: impl redb::StorageBackend) -> Result<(Database, L
         Ok(database)
     })?;
     let view = load(path, &database)?;
-    Ok((database, view))
+    Ok(Opened { database, file, view, path: path.to_owned(), alarm })
 }
 
 fn make_tables(transaction: &WriteTransaction) -> Result<(), redb::Error> {
@@ -176,7 +190,7 @@ fn read(database: &Database) -> Result<Result<LogView, LogProblem>, redb::Error>
     })())
 }
 
-fn check_indexes(purged: Option<LogId>, first: u64, last: u64, count: u64) -> Result<(), LogProblem> {
+pub(super) fn check_indexes(purged: Option<LogId>, first: u64, last: u64, count: u64) -> Result<(), LogProblem> {
     let expected = purged.map_or(0, |purged| purged.index + 1);
     if first != expected {
         return Err(LogProblem::Start { first, expected });
@@ -187,9 +201,9 @@ fn check_indexes(purged: Option<LogId>, first: u64, last: u64, count: u64) -> Re
     Ok(())
 }
 
-type Record<T> = Result<Option<T>, CodecError>;
+pub(super) type Record<T> = Result<Option<T>, CodecError>;
 
-fn record<T: DeserializeOwned>(
+pub(super) fn record<T: DeserializeOwned>(
     meta: &impl ReadableTable<&'static str, &'static [u8]>,
     key: &'static str,
 ) -> Result<Record<T>, redb::Error> {

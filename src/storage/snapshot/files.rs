@@ -66,6 +66,20 @@ impl SnapshotDir {
         self.lock().clone()
     }
 
+    /// Stops using a damaged snapshot, unless another one is the current one by now, and removes it.
+    pub(crate) fn discard(&self, damaged: &SnapshotData) -> io::Result<()> {
+        let mut current = self.lock();
+        let Some((meta, _)) = current.take_if(|(_, data)| data.is_same_as(damaged)) else {
+            return Ok(());
+        };
+        fs::remove_file(self.path.join(file_name(&meta)))
+    }
+
+    /// Where the file of a snapshot stands.
+    pub(crate) fn path_of(&self, meta: &SnapshotMeta) -> PathBuf {
+        self.path.join(file_name(meta))
+    }
+
     /// An empty file for a snapshot. It is removed when it is dropped before it was kept.
     pub(crate) fn create_temporary(&self) -> io::Result<TemporaryFile> {
         // Unique in the process, which has the data directory to itself.
