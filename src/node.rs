@@ -4,6 +4,7 @@
 //! alone. A part that fails for good ends the node with the reason.
 
 mod banner;
+pub mod care;
 pub mod data_dir;
 pub mod identity;
 pub mod open_files;

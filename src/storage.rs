@@ -22,9 +22,11 @@ pub mod log_mem;
 pub mod log_redb;
 mod log_view;
 pub mod metadata;
+mod overlay;
 pub mod progress;
 mod read;
 pub mod record;
+pub mod repair;
 pub mod snapshot;
 pub mod scrub;
 pub mod state;
@@ -32,6 +34,7 @@ mod state_check;
 pub mod state_mem;
 pub mod state_redb;
 pub mod tables;
+pub mod verify;
 
 #[cfg(test)]
 mod log_suite;

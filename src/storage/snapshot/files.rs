@@ -18,8 +18,8 @@ use super::{SnapshotData, SnapshotFile};
 use crate::raft::types::SnapshotMeta;
 use crate::storage::StorageError;
 
-const FINISHED: &str = "snapshot";
-const TEMPORARY: &str = "tmp";
+pub(in crate::storage) const FINISHED: &str = "snapshot";
+pub(in crate::storage) const TEMPORARY: &str = "tmp";
 
 /// A directory of snapshots.
 #[derive(Debug)]
@@ -184,7 +184,7 @@ fn file_name(meta: &SnapshotMeta) -> String {
 }
 
 /// Opens a snapshot and checks both its ends; the middle is checked by whoever uses it.
-fn open_finished(path: &Path) -> Result<(SnapshotMeta, SnapshotData), SnapshotError> {
+pub(crate) fn open_finished(path: &Path) -> Result<(SnapshotMeta, SnapshotData), SnapshotError> {
     let file = SnapshotFile::open(path).map_err(SnapshotError::Io)?;
     let trailer_at = file.len.checked_sub(format::TRAILER_BYTES as u64).ok_or(SnapshotError::Truncated)?;
     let mut trailer = [0; format::TRAILER_BYTES];
