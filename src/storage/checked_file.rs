@@ -140,18 +140,31 @@ impl Checked {
         }
     }
 
-    /// Holds what was read against what was known before the read, and learns what was not. A block
-    /// whose checksum has changed meanwhile was being written, and says nothing.
-    fn compare(&self, offset: u64, bytes: &[u8], before: &[u32]) -> Result<(), Damage> {
-        let Some(first) = block_of(offset) else { return Ok(()) };
+    /// Remembers blocks that were read and had not been known. Only the database's own reads may be
+    /// learnt from: it reads no page while it writes it, as the scrub may.
+    fn learn(&self, offset: u64, bytes: &[u8], before: &[u32]) {
+        let Some(first) = block_of(offset).filter(|_| before.contains(&UNKNOWN)) else { return };
         self.make_room(first + before.len());
         let sums = self.sums();
         for ((block, data), before) in (first..).zip(bytes.chunks_exact(BLOCK_BYTES)).zip(before) {
-            let Some(slot) = sums.get(block) else { break };
-            let found = sum(data);
+            if let Some(slot) = sums.get(block).filter(|_| *before == UNKNOWN) {
+                slot.compare_exchange(UNKNOWN, sum(data), Ordering::AcqRel, Ordering::Relaxed).ok();
+            }
+        }
+    }
+
+    /// Holds what was read against what was known before the read. A block whose checksum has changed
+    /// meanwhile was being written, and says nothing.
+    fn compare(&self, offset: u64, bytes: &[u8], before: &[u32]) -> Result<(), Damage> {
+        let Some(first) = block_of(offset) else { return Ok(()) };
+        let sums = self.sums();
+        for ((block, data), before) in (first..).zip(bytes.chunks_exact(BLOCK_BYTES)).zip(before) {
             if *before == UNKNOWN {
-                slot.compare_exchange(UNKNOWN, found, Ordering::AcqRel, Ordering::Relaxed).ok();
-            } else if found != *before && slot.load(Ordering::Acquire) == *before {
+                continue;
+            }
+            let found = sum(data);
+            let is_settled = || sums.get(block).is_some_and(|slot| slot.load(Ordering::Acquire) == *before);
+            if found != *before && is_settled() {
                 let place = Place::Offset((block * BLOCK_BYTES) as u64);
                 let problem = format!(
                     "the disk gives other bytes than were read or written there before (checksum {found:#010x}, not {before:#010x})"
@@ -203,6 +216,7 @@ impl StorageBackend for CheckedFile {
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let before = self.0.known(offset, out.len());
         self.0.inner.read(offset, out)?;
+        self.0.learn(offset, out, &before);
         self.0.compare(offset, out, &before).map_err(|damage| io::Error::new(io::ErrorKind::InvalidData, damage))
     }
 

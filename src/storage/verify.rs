@@ -22,7 +22,7 @@ use crate::limits;
 pub(super) mod snapshots;
 pub(super) mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use snapshots::SnapshotFacts;
 use state::StateFacts;
