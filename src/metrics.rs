@@ -49,7 +49,11 @@ const FIGURES: &[(&str, Kind, &str)] = &[
     ("aspen_log_batch_entries", Kind::Histogram, "Entries that shared one fsync of the log"),
     ("aspen_log_fsync_seconds", Kind::Histogram, "Time to make a batch of entries durable"),
     ("aspen_scrub_passes_total", Kind::Counter, "Complete searches of everything on disk for damage"),
-    ("aspen_scrub_last_pass_timestamp_seconds", Kind::Gauge, "When the last complete search ended, since 1970"),
+    (
+        "aspen_scrub_last_pass_timestamp_seconds",
+        Kind::Gauge,
+        "When the last complete search ended, since 1970",
+    ),
     ("aspen_scrub_last_pass_seconds", Kind::Gauge, "How long the last complete search took"),
     ("aspen_scrub_records_total", Kind::Counter, "Log entries, rows and snapshot chunks searched for damage"),
     ("aspen_scrub_bytes_total", Kind::Counter, "Bytes searched for damage"),

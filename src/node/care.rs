@@ -195,10 +195,12 @@ fn intention(plan: &Plan) -> String {
 }
 
 fn sources(snapshot: Option<&Path>, from: u64, to: u64) -> String {
-    let start = snapshot.map_or("nothing".to_owned(), |snapshot| format!("the snapshot {}", snapshot.display()));
-    match to.checked_sub(1).filter(|_| to > from) {
-        Some(last) => format!("{start} and the log entries {from} to {last}"),
-        None => format!("{start}; the log has no committed entries behind it"),
+    let entries = to.checked_sub(1).filter(|_| to > from).map(|last| format!("log entries {from} to {last}"));
+    match (snapshot.map(Path::display), entries) {
+        (Some(snapshot), Some(entries)) => format!("the snapshot {snapshot} and the {entries}"),
+        (Some(snapshot), None) => format!("the snapshot {snapshot}; no committed entry comes after it"),
+        (None, Some(entries)) => format!("the {entries}"),
+        (None, None) => "nothing: the log has no committed entry".to_owned(),
     }
 }
 

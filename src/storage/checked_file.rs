@@ -121,7 +121,8 @@ impl Checked {
     /// Sets blocks, making room for them.
     fn set(&self, offset: u64, new: impl ExactSizeIterator<Item = u32>) {
         // A block of which only a part is written is unknown from then on.
-        let first = usize::try_from(offset / BLOCK_BYTES as u64).expect("a file has fewer blocks than memory bytes");
+        let first =
+            usize::try_from(offset / BLOCK_BYTES as u64).expect("a file has fewer blocks than memory bytes");
         self.make_room(first + new.len());
         let sums = self.sums();
         for (block, sum) in (first..).zip(new) {
@@ -217,7 +218,9 @@ impl StorageBackend for CheckedFile {
         let before = self.0.known(offset, out.len());
         self.0.inner.read(offset, out)?;
         self.0.learn(offset, out, &before);
-        self.0.compare(offset, out, &before).map_err(|damage| io::Error::new(io::ErrorKind::InvalidData, damage))
+        self.0
+            .compare(offset, out, &before)
+            .map_err(|damage| io::Error::new(io::ErrorKind::InvalidData, damage))
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
@@ -232,7 +235,8 @@ impl StorageBackend for CheckedFile {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let start = offset % BLOCK_BYTES as u64;
-        let touched = (usize::try_from(start).expect("it is less than a block") + data.len()).div_ceil(BLOCK_BYTES);
+        let touched =
+            (usize::try_from(start).expect("it is less than a block") + data.len()).div_ceil(BLOCK_BYTES);
         self.0.set(offset, std::iter::repeat_n(UNKNOWN, touched));
         self.0.inner.write(offset, data)?;
         if start == 0 {

@@ -127,9 +127,7 @@ impl MetadataError {
             Self::Record { source, .. } => {
                 (Place::row("metadata", source.what.as_bytes()), source.problem.to_string())
             }
-            Self::Missing { key, .. } => {
-                (Place::row("metadata", key.as_bytes()), "it is missing".to_owned())
-            }
+            Self::Missing { key, .. } => (Place::row("metadata", key.as_bytes()), "it is missing".to_owned()),
             Self::Database(OpenDatabaseError::Damaged { problem, .. }) => (Place::File, problem.clone()),
             other => (Place::File, other.to_string()),
         };

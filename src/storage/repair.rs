@@ -124,7 +124,9 @@ fn decide(survey: &Survey) -> (Action, Option<SnapshotFacts>) {
         return (Action::Nothing, None);
     }
     if !survey.metadata_is_whole {
-        return rejoin("the metadata is damaged or missing: nothing says any more whose log and votes these are");
+        return rejoin(
+            "the metadata is damaged or missing: nothing says any more whose log and votes these are",
+        );
     }
     if !survey.log_is_whole {
         return rejoin(
@@ -187,7 +189,8 @@ impl Plan {
             }
             Action::RebuildState { from, to, damaged_snapshots, .. } => {
                 let new = self.rebuild(*from, *to, progress)?;
-                let state = state::survey(&new).map_err(|mut damage| RepairError::Damage(damage.swap_remove(0)))?;
+                let state =
+                    state::survey(&new).map_err(|mut damage| RepairError::Damage(damage.swap_remove(0)))?;
                 let path = self.report.data_dir.join(STATE_FILE);
                 if path.exists() {
                     repaired.kept.push(set_aside(&path)?);
@@ -204,11 +207,17 @@ impl Plan {
     }
 
     /// Makes a new state beside the old one.
-    fn rebuild(&self, from: u64, to: u64, mut progress: impl FnMut(u64, u64)) -> Result<PathBuf, RepairError> {
+    fn rebuild(
+        &self,
+        from: u64,
+        to: u64,
+        mut progress: impl FnMut(u64, u64),
+    ) -> Result<PathBuf, RepairError> {
         let dir = &self.report.data_dir;
         let failed = |source| RepairError::Io { action: "make", path: dir.join(NEW_STATE_FILE), source };
         let base = self.base.as_ref().map(open_base).transpose()?;
-        let mut rebuild = Rebuild::begin(dir, base.as_ref().map(|(meta, data)| (meta, data))).map_err(failed)?;
+        let mut rebuild =
+            Rebuild::begin(dir, base.as_ref().map(|(meta, data)| (meta, data))).map_err(failed)?;
         let mut next = from;
         while next < to {
             progress(next - from, to - from);
@@ -234,7 +243,8 @@ fn open_base(base: &SnapshotFacts) -> Result<(SnapshotMeta, SnapshotData), Repai
 /// Renames a damaged file, never over another one. Returns its new name.
 fn set_aside(path: &Path) -> Result<PathBuf, RepairError> {
     let name = path.file_name().expect("a file has a name").to_string_lossy();
-    let mut names = (1..=limits::REPAIR_KEPT_MAX_COUNT).map(|n| path.with_file_name(format!("{name}.damaged-{n}")));
+    let mut names =
+        (1..=limits::REPAIR_KEPT_MAX_COUNT).map(|n| path.with_file_name(format!("{name}.damaged-{n}")));
     let free = names.find(|name| !name.exists());
     let kept = free.ok_or_else(|| RepairError::TooManyKept { path: path.to_owned() })?;
     rename(path, &kept)?;
@@ -243,7 +253,9 @@ fn set_aside(path: &Path) -> Result<PathBuf, RepairError> {
 
 fn rename(from: &Path, to: &Path) -> Result<(), RepairError> {
     let dir = to.parent().expect("a file is in a directory");
-    fs::rename(from, to)
-        .and_then(|()| sync_dir(dir))
-        .map_err(|source| RepairError::Io { action: "rename", path: from.to_owned(), source })
+    fs::rename(from, to).and_then(|()| sync_dir(dir)).map_err(|source| RepairError::Io {
+        action: "rename",
+        path: from.to_owned(),
+        source,
+    })
 }

@@ -24,7 +24,8 @@ pub(crate) fn check_row(
     key: &[u8],
     value: &[u8],
 ) -> Result<(), StateError> {
-    let malformed = |reason: String| StateError::Malformed { table, key: Bytes::copy_from_slice(key), reason };
+    let malformed =
+        |reason: String| StateError::Malformed { table, key: Bytes::copy_from_slice(key), reason };
     match table {
         Table::Data => {
             let (live, _): (Live, _) = record::unseal_open(table, key, value)?;

@@ -206,7 +206,9 @@ impl Survey {
                 self.metadata_is_whole = true;
                 self.add(&path, HOLDS, metadata.record_count(), Outcome::Whole);
             }
-            Ok(Err(newer @ MetadataError::NewerFormat { .. })) => return Err(VerifyError::NewerFormat(newer)),
+            Ok(Err(newer @ MetadataError::NewerFormat { .. })) => {
+                return Err(VerifyError::NewerFormat(newer));
+            }
             Ok(Err(error)) => self.add_damaged(&path, HOLDS, vec![error.damage_in(&path)]),
             Err(damage) => self.add_damaged(&path, HOLDS, vec![damage]),
         }
@@ -279,17 +281,29 @@ impl Survey {
         let (applied, facts) = (state.applied, &log.facts);
         let snapshot = self.snapshots.iter().filter_map(|snapshot| snapshot.meta.last_log_id).max();
         let covered = facts.last.max(snapshot);
-        let problem = if applied.map(|id| id.index) < facts.purged.map(|id| id.index) && snapshot < facts.purged {
+        let problem = if applied.map(|id| id.index) < facts.purged.map(|id| id.index)
+            && snapshot < facts.purged
+        {
             Some(format!("it ends at {}, and the log begins behind {}", show(applied), show(facts.purged)))
         } else if applied.map(|id| id.index) > covered.map(|id| id.index) {
             Some(format!("it ends at {}, and the log at {}", show(applied), show(facts.last)))
         } else {
             let same = applied.filter(|id| Some(id.index) > facts.purged.map(|purged| purged.index));
             let entry = same.and_then(|id| log.id_at(id.index).ok().flatten());
-            entry.filter(|entry| Some(*entry) != applied).map(|entry| {
-                format!("it ends at {}, and the log holds {entry} there", show(applied))
-            })
+            entry
+                .filter(|entry| Some(*entry) != applied)
+                .map(|entry| format!("it ends at {}, and the log holds {entry} there", show(applied)))
         };
+        let applied = applied.map_or(0, |id| id.index + 1);
+        if problem.is_none()
+            && let Some(committed) = facts.committed.filter(|committed| committed.index >= applied)
+        {
+            let sentence = format!(
+                "the state on disk ends before the log entry {applied}; the next start applies those up to {}",
+                committed.index
+            );
+            self.report.notes.push(sentence);
+        }
         if let Some(problem) = problem {
             let path = dir.join(STATE_FILE);
             self.report.damage.push(Damage::new(&path, Place::row("meta", b"applied"), problem));

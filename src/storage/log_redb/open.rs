@@ -190,7 +190,12 @@ fn read(database: &Database) -> Result<Result<LogView, LogProblem>, redb::Error>
     })())
 }
 
-pub(super) fn check_indexes(purged: Option<LogId>, first: u64, last: u64, count: u64) -> Result<(), LogProblem> {
+pub(super) fn check_indexes(
+    purged: Option<LogId>,
+    first: u64,
+    last: u64,
+    count: u64,
+) -> Result<(), LogProblem> {
     let expected = purged.map_or(0, |purged| purged.index + 1);
     if first != expected {
         return Err(LogProblem::Start { first, expected });

@@ -45,9 +45,8 @@ impl LogScrub {
 
 impl Shared {
     fn check_entries(&self, from: u64) -> Result<ScrubbedEntries, Damage> {
-        let damaged = |index, problem: &dyn std::fmt::Display| {
-            Damage::new(&self.path, Place::Entry(index), problem)
-        };
+        let damaged =
+            |index, problem: &dyn std::fmt::Display| Damage::new(&self.path, Place::Entry(index), problem);
         let (range, log) = {
             // Under one lock, as for a read: what the view calls flushed is in this transaction.
             let state = self.lock();

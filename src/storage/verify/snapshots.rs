@@ -55,9 +55,9 @@ pub(in crate::storage) fn survey(path: &Path) -> Result<SnapshotFacts, Damage> {
             SnapshotError::Checksum { part } | SnapshotError::Malformed { part, .. } => {
                 Place::Part(part.to_string())
             }
-            SnapshotError::State(StateError::Checksum { table, key } | StateError::Malformed { table, key, .. }) => {
-                Place::row(table, key)
-            }
+            SnapshotError::State(
+                StateError::Checksum { table, key } | StateError::Malformed { table, key, .. },
+            ) => Place::row(table, key),
             _ => Place::File,
         };
         Damage::new(path, place, error)

@@ -78,7 +78,8 @@ fn look(path: &Path, tables: &RedbRead, damage: &mut Vec<Damage>) -> Result<Stat
         damage.push(Damage::new(path, Place::row(Table::Meta, b"sessions"), problem));
     }
     if facts.compacted > facts.revision {
-        let problem = format!("revision {} is compacted, and the newest is {}", facts.compacted, facts.revision);
+        let problem =
+            format!("revision {} is compacted, and the newest is {}", facts.compacted, facts.revision);
         damage.push(Damage::new(path, Place::row(Table::Meta, b"revisions"), problem));
     }
     Ok(facts)

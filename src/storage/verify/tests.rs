@@ -1,6 +1,7 @@
 //! Stores that are damaged in every place: noticed, or provably the same; and made anew where they can be.
 
 mod damage;
+mod fixture;
 pub(crate) mod store;
 
 use std::fs;

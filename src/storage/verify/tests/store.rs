@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use futures::stream;
 use openraft::entry::RaftEntry;
-use openraft::storage::{RaftLogReader, RaftLogStorage, RaftLogStorageExt, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::storage::{
+    RaftLogReader, RaftLogStorage, RaftLogStorageExt, RaftSnapshotBuilder, RaftStateMachine,
+};
 use openraft::testing::log_id;
 use openraft::{EntryPayload, Membership};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
@@ -96,14 +98,17 @@ fn membership() -> Membership<NodeId, NodeInfo> {
     Membership::new(vec![BTreeSet::from([NodeId(1)])], nodes).unwrap()
 }
 
-/// What the log holds at an index: a membership, puts of ten keys, deletes, sessions, a compaction.
+/// What the log holds at an index: a membership, puts of nine keys, deletes, sessions, a compaction.
 fn entry(index: u64) -> Entry {
     let key = Key::new(format!("key-{}", index % 10)).unwrap();
     let command = match index {
         0 => return Entry { log_id: id(0), payload: EntryPayload::Membership(membership()) },
         1 => return Entry { log_id: id(1), payload: EntryPayload::Blank },
         25 => Command::new(WriteOp::Compact { revision: Revision(10) }),
-        _ if index % 10 == 8 => Command::delete(KeyRange::Key(key)),
+        // Each time another key, which the next round writes again.
+        _ if index % 10 == 8 => {
+            Command::delete(KeyRange::Key(Key::new(format!("key-{}", index / 10)).unwrap()))
+        }
         _ => Command::put(key, Value::new(format!("value {index} {}", "x".repeat(200))).unwrap()),
     };
     let session = index.is_multiple_of(7).then(|| SessionTag {
@@ -130,8 +135,12 @@ impl Open {
 
     async fn begin(&mut self) {
         let address = "192.0.2.7:4601".parse().unwrap();
-        let info =
-            NodeInfo { public_key: PublicKey([9; 32]), addresses: vec![address], relay_url: None, http_addr: None };
+        let info = NodeInfo {
+            public_key: PublicKey([9; 32]),
+            addresses: vec![address],
+            relay_url: None,
+            http_addr: None,
+        };
         self.metadata.adopt_cluster_id(ClusterId(uuid::Uuid::from_u128(77))).unwrap();
         self.metadata.save_peers(&[Peer { node_id: NodeId(2), info }]).unwrap();
         self.log.save_vote(&Vote::new_committed(2, NodeId(1))).await.unwrap();
@@ -188,7 +197,8 @@ impl Store {
     /// A store with everything in it. It is written once, and copied.
     pub(crate) fn written(closed: Closed) -> Self {
         static TEMPLATES: [std::sync::OnceLock<Store>; 2] = [const { std::sync::OnceLock::new() }; 2];
-        let template = TEMPLATES[closed as usize].get_or_init(|| Self::write(closed, async |open| open.fill().await));
+        let template =
+            TEMPLATES[closed as usize].get_or_init(|| Self::write(closed, async |open| open.fill().await));
         template.copy()
     }
 
@@ -219,10 +229,14 @@ impl Store {
     }
 
     pub(crate) fn copy(&self) -> Self {
+        Self::copy_of(self.dir())
+    }
+
+    pub(crate) fn copy_of(original: &Path) -> Self {
         let dir = scratch();
         fs::create_dir(dir.path().join("snapshots")).unwrap();
-        for (path, bytes) in super::files(self.dir()) {
-            let relative = path.strip_prefix(self.dir()).unwrap();
+        for (path, bytes) in super::files(original) {
+            let relative = path.strip_prefix(original).unwrap();
             // Most of a database file is zeros: they are left out, which is a hundred times faster.
             let copy = fs::File::create(dir.path().join(relative)).unwrap();
             copy.set_len(bytes.len() as u64).unwrap();
@@ -319,4 +333,3 @@ impl Store {
         transaction.commit().unwrap();
     }
 }
-
