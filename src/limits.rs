@@ -123,6 +123,10 @@ pub const SCRUB_MAX_BYTES_PER_SECOND: u64 = 4 * 1024 * 1024;
 /// Pause between two passes of the scrub. Damage is rare, and a restart checks everything anyway.
 pub const SCRUB_INTERVAL_S: u64 = 6 * 60 * 60;
 
+/// Time from the start to the first pass, which finds what an open without a full check has left. By then
+/// the node has caught up.
+pub const SCRUB_FIRST_AFTER_S: u64 = 60;
+
 /// Shortest pause between two passes that can be set.
 pub const SCRUB_MIN_INTERVAL_S: u64 = 1;
 

@@ -469,3 +469,23 @@ async fn start_raft(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::verify::tests::store::{Closed, Open, Store};
+
+    #[test]
+    fn state_that_is_lost_behind_a_purged_log_is_refused_unless_a_snapshot_fills_the_gap() {
+        let store = Store::written(Closed::Cleanly);
+        std::fs::remove_file(store.dir().join(STATE_FILE)).unwrap();
+        let Open { log, state, .. } = Open::at(store.dir()).unwrap();
+        ensure_state_meets_log(store.dir(), &log, &state).unwrap();
+        drop((log, state));
+
+        std::fs::remove_file(store.snapshot()).unwrap();
+        let Open { log, state, .. } = Open::at(store.dir()).unwrap();
+        let error = ensure_state_meets_log(store.dir(), &log, &state).unwrap_err().to_string();
+        assert!(error.contains("is empty") && error.contains("behind entry 20"), "{error}");
+    }
+}

@@ -155,9 +155,10 @@ impl Parts<'_> {
 }
 
 async fn scrub(scrubber: Scrubber, interval: Duration) -> Result<(), anyhow::Error> {
+    let mut pause = interval.min(Duration::from_secs(limits::SCRUB_FIRST_AFTER_S));
     loop {
-        // First the pause: what was just opened was checked then.
-        tokio::time::sleep(interval).await;
+        tokio::time::sleep(pause).await;
+        pause = interval;
         let mut pass = scrubber.begin();
         loop {
             let scrubber = scrubber.clone();

@@ -5,12 +5,15 @@
 //! gives next is anyone's guess, and the other members have whole copies.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
 use tokio::sync::Notify;
 use tracing::error;
+
+use super::database::panic_message;
 
 /// Something on disk is not what was written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
@@ -71,6 +74,13 @@ impl Place {
     }
 }
 
+/// Looks at a database. It asserts what no file that it wrote can violate, so a page that was damaged
+/// before it was first read can make it panic: that is damage, and no reason to fall over.
+pub(super) fn looking_at<T>(file: &Path, look: impl FnOnce() -> Result<T, Damage>) -> Result<T, Damage> {
+    catch_unwind(AssertUnwindSafe(look))
+        .unwrap_or_else(|panic| Err(Damage::new(file, Place::File, panic_message(&*panic))))
+}
+
 /// Rings once, for all who hold a clone.
 #[derive(Clone, Debug, Default)]
 pub struct DamageAlarm(Arc<Alarm>);
@@ -129,6 +139,12 @@ mod tests {
         ] {
             assert_eq!(damage(place).to_string(), expected);
         }
+    }
+
+    #[test]
+    fn a_panic_of_the_database_is_damage() {
+        let seen: Result<(), _> = looking_at(Path::new("x.redb"), || panic!("no such page"));
+        assert_eq!(seen.unwrap_err().to_string(), "x.redb is damaged: no such page");
     }
 
     #[tokio::test]

@@ -12,6 +12,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -23,7 +24,7 @@ use super::batch::{self, BatchEntry, Marks, PublishedMarks};
 use super::checked_file::CheckedFile;
 use super::checkpoint::{Bell, Checkpointer};
 use super::damage::DamageAlarm;
-use super::database::{OpenDatabaseError, guarded};
+use super::database::{OpenDatabaseError, guarded, panic_message};
 use super::fused_file::{Fuse, FusedFile};
 use super::head;
 use super::progress::Progress;
@@ -234,9 +235,13 @@ impl RedbStore {
         })
     }
 
-    /// Does work on the state, and raises the alarm where it meets damage.
+    /// Does work on the state, and raises the alarm where it meets damage, which may show as a panic of
+    /// the database.
     fn watched<T>(&self, work: impl FnOnce() -> Result<T, StateError>) -> Result<T, StateError> {
-        work().inspect_err(|error| {
+        let done = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+            Err(StateError::database(redb::Error::Corrupted(panic_message(&*panic))))
+        });
+        done.inspect_err(|error| {
             if let Some(damage) = error.damage_in(&self.path) {
                 self.alarm.raise(damage);
             }

@@ -7,7 +7,7 @@ use super::Shared;
 use super::reader::decode;
 use crate::limits;
 use crate::storage::checked_file::CheckedFile;
-use crate::storage::damage::{Damage, DamageAlarm, Place};
+use crate::storage::damage::{Damage, DamageAlarm, Place, looking_at};
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -39,7 +39,8 @@ impl LogScrub {
 
     /// Checks entries from `from` on: each must be there, found by its index, and whole.
     pub(in crate::storage) fn entries(&self, from: u64) -> Result<ScrubbedEntries, Damage> {
-        self.shared.check_entries(from).inspect_err(|damage| self.shared.alarm.raise(damage.clone()))
+        let Shared { path, alarm, .. } = &*self.shared;
+        looking_at(path, || self.shared.check_entries(from)).inspect_err(|damage| alarm.raise(damage.clone()))
     }
 }
 

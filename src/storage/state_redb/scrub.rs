@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::RedbState;
 use crate::limits;
 use crate::storage::checked_file::CheckedFile;
-use crate::storage::damage::{Damage, DamageAlarm};
+use crate::storage::damage::{Damage, DamageAlarm, looking_at};
 use crate::storage::head::Head;
 use crate::storage::state_check::check_row;
 use crate::storage::tables::{ReadTables, StateError, Table};
@@ -36,14 +36,15 @@ impl RedbState {
         table: Table,
         after: Option<&[u8]>,
     ) -> Result<ScrubbedRows, Damage> {
-        self.check_rows(table, after).or_else(|error| match error.damage_in(&self.store.path) {
-            Some(damage) => {
-                self.store.alarm.raise(damage.clone());
-                Err(damage)
-            }
-            // The database is being closed under the scrub.
-            None => Ok(ScrubbedRows::default()),
-        })
+        let path = &self.store.path;
+        let checked = looking_at(path, || {
+            self.check_rows(table, after).or_else(|error| match error.damage_in(path) {
+                Some(damage) => Err(damage),
+                // The database is being closed under the scrub.
+                None => Ok(ScrubbedRows::default()),
+            })
+        });
+        checked.inspect_err(|damage| self.store.alarm.raise(damage.clone()))
     }
 
     fn check_rows(&self, table: Table, after: Option<&[u8]>) -> Result<ScrubbedRows, StateError> {
