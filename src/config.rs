@@ -185,6 +185,8 @@ pub struct StorageOptions {
     pub checkpoint_interval_ms: u64,
     /// Room on the disk that is kept free of data. Absent: in proportion to the disk.
     pub disk_reserve_bytes: Option<u64>,
+    /// Pause between two searches of everything on disk for damage.
+    pub scrub_interval_s: u64,
 }
 
 /// Settings of the key-value store.

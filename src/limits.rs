@@ -181,6 +181,36 @@ pub const DISK_REPORT_VALID_MS: u64 = 4_000;
 /// Time that entries from a leader wait for room on a disk that is all but full, before they are refused
 /// and sent again. Below the time after which the leader gives the connection up.
 pub const DISK_APPEND_WAIT_MS: u64 = 2_000;
+/// Bytes that the scrub reads in one step. A read transaction lives as long as a step, and pins old pages
+/// for as long.
+pub const SCRUB_STEP_MAX_BYTES: usize = 1024 * 1024;
+
+/// Time after which a step of the scrub ends early: on a slow disk a mebibyte takes long.
+pub const SCRUB_STEP_MAX_MS: u64 = 100;
+
+/// Bytes that the scrub reads in a second. A tenth of the slowest disk in use, and a few percent of one
+/// core; a store of 1 GiB takes about a quarter of an hour.
+pub const SCRUB_MAX_BYTES_PER_SECOND: u64 = 4 * 1024 * 1024;
+
+/// Pause between two passes of the scrub. Damage is rare, and a restart checks everything anyway.
+pub const SCRUB_INTERVAL_S: u64 = 6 * 60 * 60;
+
+/// Time from the start to the first pass, which finds what an open without a full check has left. By then
+/// the node has caught up.
+pub const SCRUB_FIRST_AFTER_S: u64 = 60;
+
+/// Shortest pause between two passes that can be set.
+pub const SCRUB_MIN_INTERVAL_S: u64 = 1;
+
+/// Longest pause between two passes that can be set: a month, after which hardly anything would be
+/// found in time.
+pub const SCRUB_MAX_INTERVAL_S: u64 = 31 * 24 * 60 * 60;
+
+/// Pieces of damage that a check of a data directory lists for one file. The first few say what happened.
+pub const VERIFY_FINDINGS_MAX_COUNT: usize = 100;
+
+/// Damaged states kept beside a repaired one.
+pub const REPAIR_KEPT_MAX_COUNT: u32 = 1_000;
 
 /// Payload of one chunk of a snapshot file, the unit of its checksums.
 pub const SNAPSHOT_CHUNK_MAX_BYTES: usize = 1024 * 1024;
@@ -401,6 +431,8 @@ const _: () = assert!(ELECTION_WAN_TIMEOUT_MS.1 <= ELECTION_MAX_TIMEOUT_MS);
 const _: () = assert!(CHECKPOINT_MIN_INTERVAL_MS <= CHECKPOINT_INTERVAL_MS);
 const _: () = assert!(CHECKPOINT_INTERVAL_MS <= CHECKPOINT_MAX_INTERVAL_MS);
 const _: () = assert!(CACHE_MIN_BYTES <= CACHE_DEFAULT_BYTES && CACHE_DEFAULT_BYTES <= CACHE_MAX_BYTES);
+const _: () = assert!(SCRUB_MIN_INTERVAL_S <= SCRUB_INTERVAL_S && SCRUB_INTERVAL_S <= SCRUB_MAX_INTERVAL_S);
+const _: () = assert!(SCRUB_STEP_MAX_BYTES as u64 <= SCRUB_MAX_BYTES_PER_SECOND);
 const _: () = assert!(HISTORY_DEFAULT_REVISIONS <= HISTORY_MAX_REVISIONS);
 const _: () = assert!(DISK_RESERVE_MIN_BYTES <= DISK_RESERVE_DEFAULT_MIN_BYTES);
 const _: () = assert!(DISK_RESERVE_DEFAULT_MIN_BYTES < DISK_RESERVE_DEFAULT_MAX_BYTES);

@@ -4,6 +4,7 @@
 //! alone. A part that fails for good ends the node with the reason.
 
 mod banner;
+pub mod care;
 pub mod data_dir;
 mod free_space;
 pub mod identity;
@@ -14,7 +15,7 @@ pub mod supervisor;
 mod systemd;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,9 +49,10 @@ use crate::storage::log_redb::{LOG_FILE, OpenLogError, RedbLog};
 use crate::storage::metadata::{METADATA_FILE, Metadata, MetadataError};
 use crate::storage::pressure::Pressure;
 use crate::storage::progress::Progress;
+use crate::storage::scrub::Scrubber;
 use crate::storage::snapshot::SnapshotInbox;
 use crate::storage::space::Space;
-use crate::storage::state::StateReader;
+use crate::storage::state::{StateMachine, StateReader};
 use crate::storage::state_redb::STATE_FILE;
 use crate::storage::{StorageError, StorageOptions, state_mem, state_redb};
 use crate::transport::peers::{DeclareError, PeerBook};
@@ -121,7 +123,31 @@ pub enum NodeError {
     Log(#[from] OpenLogError),
     /// The state.
     #[error(transparent)]
-    Storage(#[from] StorageError),
+    Storage(StorageError),
+    /// The state is damaged, and may be made anew from what else is there.
+    #[error(
+        "{source}. `aspen-node verify --data-dir {0}` says what is damaged; where log and snapshot are whole, `aspen-node repair --data-dir {0}` makes the state anew",
+        dir.display()
+    )]
+    StateDamaged {
+        /// The data directory.
+        dir: PathBuf,
+        /// What is wrong.
+        source: StorageError,
+    },
+    /// The log continues a state that is not there.
+    #[error(
+        "the state in {} {}, and the log continues it only behind entry {purged}: the state file is lost or was replaced. `aspen-node repair --data-dir {}` makes it anew where a snapshot reaches as far",
+        dir.display(), applied.map_or("is empty".to_owned(), |applied| format!("ends at entry {applied}")), dir.display()
+    )]
+    StateBehindLog {
+        /// The data directory.
+        dir: PathBuf,
+        /// Where the state ends.
+        applied: Option<u64>,
+        /// The last entry that the log does not have any more.
+        purged: u64,
+    },
     /// Raft.
     #[error(transparent)]
     Raft(#[from] RaftStartError),
@@ -134,6 +160,15 @@ pub enum NodeError {
     /// A part failed while the node ran.
     #[error("{0}")]
     PartFailed(String),
+}
+
+impl NodeError {
+    fn state(dir: &Path, source: StorageError) -> Self {
+        match source.is_damage() {
+            true => Self::StateDamaged { dir: dir.to_owned(), source },
+            false => Self::Storage(source),
+        }
+    }
 }
 
 /// Runs a node until `stop` is cancelled or a part of it fails for good. `announce` is told once its
@@ -265,6 +300,10 @@ impl Node {
         parts.membership(started.raft.clone(), transport.clone());
         parts.peers(transport.clone(), metadata.clone());
         parts.endpoint_file(transport.clone(), data_dir.path().to_owned());
+        if let Some(scrubber) = started.scrubber {
+            parts.damage(scrubber.clone());
+            parts.scrub(scrubber, Duration::from_secs(config.storage_options.scrub_interval_s));
+        }
         parts.figures(figures, started.raft.clone(), started.reader);
 
         let node = Self { data_dir, supervision, transport, cluster, http_addr, drained, config };
@@ -380,6 +419,20 @@ struct StartedRaft {
     reader: StateReader,
     inbox: SnapshotInbox,
     disk: Arc<Pressure>,
+    /// Absent for a storage that is no disk.
+    scrubber: Option<Scrubber>,
+}
+
+/// Refuses a state that the log does not continue, unless a snapshot fills the gap: Raft would go on from
+/// an emptier state and say nothing.
+fn ensure_state_meets_log(dir: &Path, log: &RedbLog, state: &StateMachine) -> Result<(), NodeError> {
+    let applied = state.reader().applied_index().max(state.snapshot_index());
+    match log.purged_index() {
+        Some(purged) if applied < Some(purged) => {
+            Err(NodeError::StateBehindLog { dir: dir.to_owned(), applied, purged })
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn start_raft(
@@ -402,7 +455,7 @@ async fn start_raft(
             let (reader, inbox) = (state.reader(), state.inbox());
             let disk = Arc::new(Pressure::new(Arc::new(Space::endless()), progress, reader.clone()));
             let raft = construct::start(&settings, network, log, state).await?;
-            Ok(StartedRaft { raft, reader, inbox, disk })
+            Ok(StartedRaft { raft, reader, inbox, disk, scrubber: None })
         }
         Storage::Redb => {
             let path = data_dir.path().join(LOG_FILE);
@@ -416,13 +469,38 @@ async fn start_raft(
             let cache_bytes = usize::try_from(options.cache_bytes).unwrap_or(usize::MAX);
             let reserve = config.storage_options.disk_reserve_bytes;
             let space = Space::watch(free_space::probe(data_dir.path()), reserve, progress.clone());
-            let space = Arc::new(space.map_err(StorageError::io("ask for the room in", data_dir.path()))?);
+            let unknown = StorageError::io("ask for the room in", data_dir.path());
+            let space = Arc::new(space.map_err(|source| NodeError::Storage(unknown(source)))?);
             let log = RedbLog::open(&path, cache_bytes, progress.clone())?;
-            let state = state_redb::open(data_dir.path(), options, progress.clone())?.within(space.clone());
+            let state = state_redb::open(data_dir.path(), options, progress.clone())
+                .map_err(|source| NodeError::state(data_dir.path(), source))?;
+            ensure_state_meets_log(data_dir.path(), &log, &state)?;
+            let state = state.within(space.clone());
             let (reader, inbox) = (state.reader(), state.inbox());
             let disk = Arc::new(Pressure::new(space, progress, reader.clone()));
+            let scrubber = Scrubber::new(&log, &state);
             let raft = construct::start(&settings, network, log, state).await?;
-            Ok(StartedRaft { raft, reader, inbox, disk })
+            Ok(StartedRaft { raft, reader, inbox, disk, scrubber })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::verify::tests::store::{Closed, Open, Store};
+
+    #[test]
+    fn state_that_is_lost_behind_a_purged_log_is_refused_unless_a_snapshot_fills_the_gap() {
+        let store = Store::written(Closed::Cleanly);
+        std::fs::remove_file(store.dir().join(STATE_FILE)).unwrap();
+        let Open { log, state, .. } = Open::at(store.dir()).unwrap();
+        ensure_state_meets_log(store.dir(), &log, &state).unwrap();
+        drop((log, state));
+
+        std::fs::remove_file(store.snapshot()).unwrap();
+        let Open { log, state, .. } = Open::at(store.dir()).unwrap();
+        let error = ensure_state_meets_log(store.dir(), &log, &state).unwrap_err().to_string();
+        assert!(error.contains("is empty") && error.contains("behind entry 20"), "{error}");
     }
 }

@@ -11,8 +11,10 @@ use crate::limits;
 
 pub mod apply;
 mod batch;
+mod checked_file;
 mod checkpoint;
 pub mod codec;
+pub mod damage;
 pub mod database;
 pub mod disk;
 mod fused_file;
@@ -21,17 +23,22 @@ pub mod log_mem;
 pub mod log_redb;
 mod log_view;
 pub mod metadata;
+mod overlay;
 pub mod pressure;
 pub mod progress;
 mod read;
 pub mod record;
+pub mod repair;
+pub mod scrub;
 pub mod snapshot;
 pub mod space;
 pub mod state;
+mod state_check;
 pub mod state_mem;
 pub mod state_redb;
 pub mod syncs;
 pub mod tables;
+pub mod verify;
 
 #[cfg(test)]
 mod log_suite;
@@ -94,6 +101,12 @@ pub enum StorageError {
 }
 
 impl StorageError {
+    /// Whether what is on disk is at fault, and not the way to it.
+    pub fn is_damage(&self) -> bool {
+        use database::OpenDatabaseError::Damaged;
+        matches!(self, Self::Database(Damaged { .. }) | Self::Content { .. })
+    }
+
     /// For `map_err`: an I/O error with what was tried, and on what.
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();

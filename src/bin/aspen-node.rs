@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use aspen::config::flags::{Command, Flags};
 use aspen::config::{Config, Loaded, Sources};
-use aspen::node::{self, Banner, identity, open_files};
+use aspen::node::{self, Banner, care, identity, open_files};
 use aspen::transport::ticket::NodeTicket;
 use aspen::{metrics, telemetry};
 use clap::Parser;
@@ -17,8 +17,11 @@ const REFUSED: u8 = 2;
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
-    if let Some(Command::Keygen { out }) = &flags.command {
-        return keygen(out);
+    match &flags.command {
+        Some(Command::Keygen { out }) => return keygen(out),
+        Some(Command::Verify { data_dir, json }) => return finish(care::verify(data_dir, *json)),
+        Some(Command::Repair { data_dir, dry_run }) => return finish(care::repair(data_dir, *dry_run)),
+        None => {}
     }
     let loaded = match load(&flags) {
         Ok(loaded) => loaded,
@@ -55,6 +58,21 @@ fn keygen(out: &std::path::Path) -> ExitCode {
         Err(error) => {
             complain(&error.into());
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints what an operation on a stopped node's directory has to say.
+fn finish(outcome: Result<care::Outcome, care::CareError>) -> ExitCode {
+    match outcome {
+        Ok(care::Outcome { text, is_well }) => match say(&text) {
+            ExitCode::SUCCESS if !is_well => ExitCode::FAILURE,
+            printed => printed,
+        },
+        Err(error) => {
+            let code = if error.is_refusal() { ExitCode::from(REFUSED) } else { ExitCode::FAILURE };
+            complain(&error.into());
+            code
         }
     }
 }

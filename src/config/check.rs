@@ -34,6 +34,12 @@ pub(super) fn check(
         let allowed = limits::DISK_RESERVE_MIN_BYTES..=limits::DISK_RESERVE_MAX_BYTES;
         within(loaded, "storage_options.disk_reserve_bytes", bytes, allowed)?;
     }
+    within(
+        loaded,
+        "storage_options.scrub_interval_s",
+        config.storage_options.scrub_interval_s,
+        limits::SCRUB_MIN_INTERVAL_S..=limits::SCRUB_MAX_INTERVAL_S,
+    )?;
     within(loaded, "kv.history_revisions", config.kv.history_revisions, 1..=limits::HISTORY_MAX_REVISIONS)?;
     if config.control_backend == ControlBackend::Hiqlite {
         return Err(ConfigError::BackendNotBuiltIn { origin: loaded.origin("control_backend") });

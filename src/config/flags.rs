@@ -16,6 +16,8 @@ Examples:
       --peer \"$(cat ./aspen-data/endpoint)\"
   What would be in force, and which layer set it:
     aspen-node --config aspen.toml --print-config
+  Whether the disk still holds what was written, while the node is stopped:
+    aspen-node verify --data-dir ./aspen-data
 
 Every setting can also be given in a TOML file under the flag's name with underscores (http_addr), and
 in the environment with ASPEN_ in front (ASPEN_HTTP_ADDR). A later layer wins: defaults < environment <
@@ -23,6 +25,16 @@ file < flags. Settings in tables of the file have two underscores in the environ
 (ASPEN_RAFT__HEARTBEAT_INTERVAL_MS).
 
 Exit codes: 0 stopped on request, 1 failed, 2 refused its flags or configuration.";
+
+const VERIFY_CODES: &str = "\
+Exit codes: 0 all is well, 1 something is damaged, 2 refused: the node runs, or there is no data.";
+
+const REPAIR_CODES: &str = "\
+Where the log or the metadata is damaged, the node must not vote again with what is left: the steps to
+replace it are printed. Damaged files are kept under another name.
+
+Exit codes: 0 repaired, or nothing to repair; 1 cannot be repaired; 2 refused: the node runs, or there is
+no data.";
 
 /// One node of Aspen, a replicated key-value store.
 ///
@@ -119,6 +131,26 @@ pub enum Command {
         /// The file; it must not exist
         #[arg(long, value_name = "FILE", default_value = "./iroh-secret-key")]
         out: PathBuf,
+    },
+    /// Check everything in the data directory of a stopped node, and change nothing
+    #[command(after_help = VERIFY_CODES)]
+    Verify {
+        /// The data directory
+        #[arg(long, value_name = "DIR", default_value = "./aspen-data")]
+        data_dir: PathBuf,
+        /// Print the report as JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a damaged or lost state anew from snapshot and log, while the node is stopped
+    #[command(after_help = REPAIR_CODES)]
+    Repair {
+        /// The data directory
+        #[arg(long, value_name = "DIR", default_value = "./aspen-data")]
+        data_dir: PathBuf,
+        /// Say what would be done, and change nothing
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 

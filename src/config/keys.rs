@@ -4,7 +4,8 @@
 //! defaults, error messages and the printed configuration.
 
 use crate::limits::{
-    CACHE_DEFAULT_BYTES, CHECKPOINT_INTERVAL_MS, HISTORY_DEFAULT_REVISIONS, SNAPSHOT_EVERY_ENTRIES,
+    CACHE_DEFAULT_BYTES, CHECKPOINT_INTERVAL_MS, HISTORY_DEFAULT_REVISIONS, SCRUB_INTERVAL_S,
+    SNAPSHOT_EVERY_ENTRIES,
 };
 use crate::telemetry;
 
@@ -143,6 +144,12 @@ pub(super) const KEYS: &[Key] = &[
          most 1 GiB",
     ),
     Key::new(
+        "storage_options.scrub_interval_s",
+        Kind::Number,
+        Default::Number(SCRUB_INTERVAL_S),
+        "1 to 2678400 (31 days) seconds",
+    ),
+    Key::new(
         "kv.history_revisions",
         Kind::Number,
         Default::Number(HISTORY_DEFAULT_REVISIONS),
@@ -206,6 +213,7 @@ mod tests {
                 [CHECKPOINT_MIN_INTERVAL_MS, CHECKPOINT_MAX_INTERVAL_MS],
             ),
             ("storage_options.disk_reserve_bytes", [DISK_RESERVE_MIN_BYTES, DISK_RESERVE_MAX_BYTES]),
+            ("storage_options.scrub_interval_s", [SCRUB_MIN_INTERVAL_S, SCRUB_MAX_INTERVAL_S]),
             ("kv.history_revisions", [1, HISTORY_MAX_REVISIONS]),
         ] {
             let allowed = find(name).unwrap().allowed;

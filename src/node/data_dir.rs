@@ -33,6 +33,12 @@ pub struct DataDir {
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
+    /// There is none.
+    #[error("data_dir {} does not exist", path.display())]
+    Missing {
+        /// The path.
+        path: PathBuf,
+    },
     /// A file stands there.
     #[error("data_dir {} is not a directory. Set data_dir to a directory", path.display())]
     NotADirectory {
@@ -119,6 +125,24 @@ impl DataDir {
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
+    /// Keeps other processes away from a directory that is only to be read: nothing in it changes.
+    pub fn open_to_read(path: &Path) -> Result<Option<File>, DataDirError> {
+        match fs::metadata(path) {
+            Ok(metadata) if metadata.is_dir() => {}
+            Ok(_) => return Err(DataDirError::NotADirectory { path: path.to_owned() }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(DataDirError::Missing { path: path.to_owned() });
+            }
+            Err(source) => return Err(DataDirError::of(path, source)),
+        }
+        match File::open(path.join(LOCK_FILE_NAME)) {
+            Ok(file) => try_lock(path, &file).map(|()| Some(file)),
+            // No node has run here: it is a copy, as of a backup.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(DataDirError::of(path, source)),
+        }
+    }
+
     /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
@@ -184,16 +208,17 @@ fn lock(dir: &Path) -> Result<File, DataDirError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     let mut file = options.open(&path).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            return Err(DataDirError::InUse { path: dir.to_owned(), pid: read_pid(&file) });
-        }
-        Err(TryLockError::Error(source)) => return Err(failed(source)),
-    }
+    try_lock(dir, &file)?;
     file.set_len(0).map_err(failed)?;
     writeln!(file, "{}", std::process::id()).map_err(failed)?;
     Ok(file)
+}
+
+fn try_lock(dir: &Path, file: &File) -> Result<(), DataDirError> {
+    file.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => DataDirError::InUse { path: dir.to_owned(), pid: read_pid(file) },
+        TryLockError::Error(source) => DataDirError::of(&dir.join(LOCK_FILE_NAME), source),
+    })
 }
 
 fn read_pid(file: &File) -> Option<u32> {

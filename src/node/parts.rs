@@ -20,6 +20,7 @@ use crate::limits;
 use crate::metrics::Metrics;
 use crate::raft::{RaftHandle, observe};
 use crate::storage::metadata::Metadata;
+use crate::storage::scrub::Scrubber;
 use crate::storage::state::StateReader;
 use crate::transport::Transport;
 use crate::transport::server::Handlers;
@@ -112,6 +113,23 @@ impl Parts<'_> {
         });
     }
 
+    /// Ends the node when its log or its state is damaged on disk.
+    pub fn damage(&self, scrubber: Scrubber) {
+        let stop = self.stop.clone();
+        let watch = async move {
+            tokio::select! {
+                () = stop.cancelled() => Ok(()),
+                damage = scrubber.damage() => Err(damage.into()),
+            }
+        };
+        self.supervision.run(Part::vital("the disk", watch));
+    }
+
+    /// Looks for damage, again and again.
+    pub fn scrub(&self, scrubber: Scrubber, interval: Duration) {
+        self.housekeeping("scrub", move || scrub(scrubber.clone(), interval));
+    }
+
     /// Keeps the figures up to date.
     pub fn figures(&self, figures: Metrics, raft: RaftHandle, reader: StateReader) {
         self.housekeeping("figures", move || {
@@ -145,6 +163,37 @@ impl Parts<'_> {
             }
         }));
     }
+}
+
+async fn scrub(scrubber: Scrubber, interval: Duration) -> Result<(), anyhow::Error> {
+    let mut pause = interval.min(Duration::from_secs(limits::SCRUB_FIRST_AFTER_S));
+    loop {
+        tokio::time::sleep(pause).await;
+        pause = interval;
+        let mut pass = scrubber.begin();
+        loop {
+            let scrubber = scrubber.clone();
+            let stepped = tokio::task::spawn_blocking(move || {
+                let read = scrubber.step(&mut pass);
+                (pass, read)
+            });
+            let read;
+            (pass, read) = stepped.await?;
+            match read {
+                Ok(Some(bytes)) => tokio::time::sleep(scrub_pause(bytes)).await,
+                Ok(None) => break,
+                // The part that waits for damage has the word.
+                Err(_) => pending().await,
+            }
+        }
+        let (tally, took) = (pass.tally(), pass.duration());
+        tracing::info!(records = tally.records, blocks = tally.blocks, ?took, "searched the disk for damage");
+    }
+}
+
+/// The pause after a step that keeps the scrub within its budget.
+fn scrub_pause(bytes: u64) -> Duration {
+    Duration::from_micros(bytes * 1_000_000 / limits::SCRUB_MAX_BYTES_PER_SECOND)
 }
 
 async fn follow_membership(raft: RaftHandle, transport: Transport) -> Result<(), anyhow::Error> {

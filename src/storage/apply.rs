@@ -30,6 +30,8 @@ mod sessions;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub(crate) use sessions::{Reply, Session};
+
 /// Applies one command after the other to tables that are open for writing.
 pub(crate) struct Applier<'t, T> {
     tables: &'t mut T,

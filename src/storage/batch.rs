@@ -13,7 +13,7 @@ use super::record;
 use super::tables::{ReadTables, StateError, WriteTables};
 use crate::kv::types::{Command, Revision};
 use crate::limits;
-use crate::raft::types::{Applied, LogId, StoredMembership, TypeConfig};
+use crate::raft::types::{Applied, Entry, LogId, StoredMembership, TypeConfig};
 
 /// A log entry with its command decoded.
 pub(crate) struct BatchEntry {
@@ -57,6 +57,15 @@ impl Batch {
             next = entries.next().now_or_never().flatten();
         }
         Ok(if batch.entries.is_empty() { None } else { Some(batch) })
+    }
+
+    /// Entries for which nobody waits.
+    pub(crate) fn of(entries: Vec<Entry>) -> Result<Self, StateError> {
+        let mut batch = Self::default();
+        for entry in entries {
+            batch.push(entry.log_id, entry.payload, None)?;
+        }
+        Ok(batch)
     }
 
     fn is_full(&self) -> bool {

@@ -7,10 +7,13 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use redb::{Builder, Database, Durability, StorageBackend, WriteTransaction};
 use tracing::{debug, info};
 
+use super::checked_file::CheckedFile;
+use super::damage::DamageAlarm;
 use super::disk::{self, Disk};
 use super::fused_file::{Fuse, FusedFile};
 
@@ -44,6 +47,13 @@ pub enum OpenDatabaseError {
     },
 }
 
+impl OpenDatabaseError {
+    /// A file of no bytes, which once was a database.
+    pub(super) fn empty(path: &Path) -> Self {
+        Self::Damaged { path: path.to_owned(), problem: "the file is empty".to_owned() }
+    }
+}
+
 /// Opens the database at `path`; where there is none, makes it and fills it with `init`.
 ///
 /// # Errors
@@ -54,50 +64,81 @@ pub fn open_or_create(
     cache_bytes: usize,
     init: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
 ) -> Result<Database, OpenDatabaseError> {
+    create_if_missing(disk, path, cache_bytes, init)?;
+    let file = FusedFile::new(open_file(disk, path)?, Fuse::default());
+    guarded(path, || Ok(builder(path, cache_bytes).create_with_backend(file)?))
+}
+
+/// The same for a file whose blocks are checked whenever they are read.
+pub(super) fn open_or_create_checked(
+    disk: &Arc<dyn Disk>,
+    path: &Path,
+    cache_bytes: usize,
+    alarm: &DamageAlarm,
+    init: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+) -> Result<(Database, CheckedFile), OpenDatabaseError> {
+    create_if_missing(&**disk, path, cache_bytes, init)?;
+    open_checked(disk, path, cache_bytes, Fuse::default(), alarm)
+}
+
+/// Opens the database that stands at `path`. Its blocks are checked whenever they are read.
+pub(super) fn open_checked(
+    disk: &Arc<dyn Disk>,
+    path: &Path,
+    cache_bytes: usize,
+    fuse: Fuse,
+    alarm: &DamageAlarm,
+) -> Result<(Database, CheckedFile), OpenDatabaseError> {
+    let file = FusedFile::new(open_file(&**disk, path)?, fuse);
+    on_checked(CheckedFile::new(file, Some(disk.clone()), path, alarm.clone()), path, cache_bytes)
+}
+
+/// Makes an empty database at `path`, where nothing may stand. Its blocks are checked whenever they are
+/// read, as those of a file at `final_path`, where it will be by then.
+pub(super) fn create_checked(
+    disk: &Arc<dyn Disk>,
+    path: &Path,
+    final_path: &Path,
+    cache_bytes: usize,
+    fuse: Fuse,
+    alarm: &DamageAlarm,
+) -> Result<(Database, CheckedFile), OpenDatabaseError> {
+    let io = |source| OpenDatabaseError::Io { path: path.to_owned(), source };
+    let file = FusedFile::new(disk.create_database(path).map_err(io)?, fuse);
+    on_checked(CheckedFile::new(file, Some(disk.clone()), final_path, alarm.clone()), path, cache_bytes)
+}
+
+fn on_checked(
+    file: CheckedFile,
+    path: &Path,
+    cache_bytes: usize,
+) -> Result<(Database, CheckedFile), OpenDatabaseError> {
+    let database = guarded(path, || Ok(builder(path, cache_bytes).create_with_backend(file.clone())?))?;
+    Ok((database, file))
+}
+
+fn open_file(disk: &dyn Disk, path: &Path) -> Result<Box<dyn StorageBackend>, OpenDatabaseError> {
+    let io = |source| OpenDatabaseError::Io { path: path.to_owned(), source };
+    let file = disk.open_database(path).map_err(io)?;
+    // The database library would take an empty file for a new database.
+    if file.len().map_err(io)? == 0 {
+        return Err(OpenDatabaseError::empty(path));
+    }
+    Ok(file)
+}
+
+fn create_if_missing(
+    disk: &dyn Disk,
+    path: &Path,
+    cache_bytes: usize,
+    init: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+) -> Result<(), OpenDatabaseError> {
     let io = |source| OpenDatabaseError::Io { path: path.to_owned(), source };
     if !disk.exists(path).map_err(io)? {
         create(disk, path, cache_bytes, init)?;
         info!(path = %path.display(), "made a new database");
     }
-    open(disk, path, cache_bytes, Fuse::default())
-}
-
-/// Opens the database that stands at `path`.
-pub(super) fn open(
-    disk: &dyn Disk,
-    path: &Path,
-    cache_bytes: usize,
-    fuse: Fuse,
-) -> Result<Database, OpenDatabaseError> {
-    let io = |source| OpenDatabaseError::Io { path: path.to_owned(), source };
-    let file = disk.open_database(path).map_err(io)?;
-    // redb would take an empty file for a new database.
-    if file.len().map_err(io)? == 0 {
-        let (path, problem) = (path.to_owned(), "the file is empty".to_owned());
-        return Err(OpenDatabaseError::Damaged { path, problem });
-    }
-    on_file(path, file, cache_bytes, fuse)
-}
-
-/// Makes an empty database at `path`, where nothing may stand.
-pub(super) fn create_empty(
-    disk: &dyn Disk,
-    path: &Path,
-    cache_bytes: usize,
-    fuse: Fuse,
-) -> Result<Database, OpenDatabaseError> {
-    let io = |source| OpenDatabaseError::Io { path: path.to_owned(), source };
-    let file = disk.create_database(path).map_err(io)?;
-    on_file(path, file, cache_bytes, fuse)
-}
-
-fn on_file(
-    path: &Path,
-    file: Box<dyn StorageBackend>,
-    cache_bytes: usize,
-    fuse: Fuse,
-) -> Result<Database, OpenDatabaseError> {
-    guarded(path, || Ok(builder(path, cache_bytes).create_with_backend(FusedFile::new(file, fuse))?))
+    Ok(())
 }
 
 /// Runs `access` and tells its failure in terms of the file. The database library asserts what no
@@ -131,8 +172,9 @@ fn create(
     let io = |source| OpenDatabaseError::Io { path: path.to_owned(), source };
     let unfinished = path.with_extension("redb.new");
     disk::remove_if_there(disk, &unfinished).map_err(io)?;
-    let database = create_empty(disk, &unfinished, cache_bytes, Fuse::default())?;
+    let file = FusedFile::new(disk.create_database(&unfinished).map_err(io)?, Fuse::default());
     guarded(path, || {
+        let database = builder(path, cache_bytes).create_with_backend(file)?;
         let mut transaction = database.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
         transaction.set_two_phase_commit(true);

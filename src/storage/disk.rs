@@ -56,6 +56,9 @@ pub trait Disk: fmt::Debug + Send + Sync {
     /// Where it is not there, or cannot be opened.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
 
+    /// [`DiskFile::forget_cached`] of the file that has this name.
+    fn forget_cached(&self, path: &Path, offset: u64, length: u64);
+
     /// What a file takes up, which is less than its length where it has holes.
     ///
     /// # Errors
@@ -126,6 +129,10 @@ pub trait DiskFile: fmt::Debug + Send + Sync {
     /// # Errors
     /// Where it may not be durable. A later sync that works does not make it so.
     fn sync(&self) -> io::Result<()>;
+
+    /// Has the system read a range from the disk the next time, and not from its memory. What it has not
+    /// written yet, it keeps. It may do nothing.
+    fn forget_cached(&self, offset: u64, length: u64);
 
     /// Reads bytes at an offset, all of them.
     ///

@@ -15,13 +15,16 @@
 mod open;
 mod queue;
 mod reader;
+mod scrub;
 mod writer;
+
+pub(super) mod survey;
 
 #[cfg(test)]
 mod tests;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -33,9 +36,13 @@ use tracing::debug;
 
 pub use open::OpenLogError;
 pub use reader::RedbLogReader;
+pub(super) use scrub::LogScrub;
 
+use self::open::Opened;
 use self::queue::Running;
 use self::writer::{Command, Queued, Writer};
+use super::checked_file::CheckedFile;
+use super::damage::DamageAlarm;
 use super::disk::{Disk, RealDisk};
 use super::log_view::{LogError, LogView, entry_bytes};
 use super::progress::Progress;
@@ -67,6 +74,9 @@ pub struct RedbLog {
 #[derive(Debug)]
 struct Shared {
     database: Database,
+    file: CheckedFile,
+    path: PathBuf,
+    alarm: DamageAlarm,
     progress: Arc<Progress>,
     state: Mutex<State>,
     /// Told after each commit, and when the thread gives up.
@@ -104,21 +114,24 @@ impl RedbLog {
         cache_bytes: usize,
         progress: Arc<Progress>,
     ) -> Result<Self, OpenLogError> {
-        let (database, view) = open::file(&*disk, path, cache_bytes)?;
-        Self::start(database, view, disk, progress)
+        let opened = open::file(&disk, path, cache_bytes)?;
+        Self::start(opened, disk, progress)
     }
 
     fn start(
-        database: Database,
-        view: LogView,
+        opened: Opened,
         #[cfg_attr(not(madsim), expect(unused_variables))] disk: Arc<dyn Disk>,
         progress: Arc<Progress>,
     ) -> Result<Self, OpenLogError> {
+        let Opened { database, file, view, path, alarm } = opened;
         let (queue, commands) = queue::channel();
         progress.set_flushed(view.flushed());
         let state = State { view, queue: Some(queue), queued_bytes: 0, failure: None };
         let shared = Arc::new(Shared {
             database,
+            file,
+            path,
+            alarm,
             progress,
             state: Mutex::new(state),
             drained: Notify::new(),
@@ -135,6 +148,20 @@ impl RedbLog {
     /// A reader, which may outlive the log.
     pub fn reader(&self) -> RedbLogReader {
         RedbLogReader::new(Arc::clone(&self.shared))
+    }
+
+    /// The index up to which the log is purged.
+    pub fn purged_index(&self) -> Option<u64> {
+        self.shared.lock().view.purged().map(|purged| purged.index)
+    }
+
+    /// Told when a read meets what was not written.
+    pub fn alarm(&self) -> DamageAlarm {
+        self.shared.alarm.clone()
+    }
+
+    pub(super) fn scrub(&self) -> LogScrub {
+        LogScrub::new(Arc::clone(&self.shared))
     }
 
     /// Transactions committed since the log was opened.

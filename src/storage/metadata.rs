@@ -16,6 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::codec::{self, CodecError};
+use super::damage::{Damage, Place};
 use super::database::{self, OpenDatabaseError, guarded};
 use super::disk::{Disk, RealDisk};
 use crate::kv::types::{ClusterId, NodeId, NodeInfo, Peer, PublicKey};
@@ -120,6 +121,21 @@ pub enum MetadataError {
     },
 }
 
+impl MetadataError {
+    /// The damage of the metadata in `file` that this error tells of.
+    pub(super) fn damage_in(&self, file: &Path) -> Damage {
+        let (place, problem) = match self {
+            Self::Record { source, .. } => {
+                (Place::row("metadata", source.what.as_bytes()), source.problem.to_string())
+            }
+            Self::Missing { key, .. } => (Place::row("metadata", key.as_bytes()), "it is missing".to_owned()),
+            Self::Database(OpenDatabaseError::Damaged { problem, .. }) => (Place::File, problem.clone()),
+            other => (Place::File, other.to_string()),
+        };
+        Damage::new(file, place, problem)
+    }
+}
+
 /// The metadata of one data directory. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Metadata(Arc<Inner>);
@@ -173,6 +189,17 @@ impl Metadata {
             return Err(MetadataError::OtherKey { stored: inner.public_key, given: public_key });
         }
         Ok(Self(Arc::new(inner)))
+    }
+
+    /// The metadata in a database that is open, whoever's it is.
+    pub(super) fn inspect(path: &Path, database: Database) -> Result<Self, MetadataError> {
+        Ok(Self(Arc::new(load(path.to_owned(), database)?)))
+    }
+
+    /// Values that stand on disk.
+    pub(super) fn record_count(&self) -> u64 {
+        const ALWAYS_THERE: u64 = 4;
+        ALWAYS_THERE + u64::from(self.cluster_id().is_some()) + u64::from(!self.peers().is_empty())
     }
 
     /// Metadata that ends with the process, for `--storage memory`.

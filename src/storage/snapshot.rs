@@ -109,6 +109,13 @@ impl SnapshotData {
         }
     }
 
+    /// Has the system read the file from the disk rather than from its memory.
+    pub(crate) fn forget_cached(&self) {
+        if let Self::File(file) = self {
+            file.file.forget_cached(0, file.len);
+        }
+    }
+
     fn is_same_as(&self, other: &Self) -> bool {
         matches!((self, other), (Self::File(one), Self::File(other)) if Arc::ptr_eq(one, other))
     }

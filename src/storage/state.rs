@@ -90,6 +90,23 @@ impl StateMachine {
         StateReader { store: self.store.clone() }
     }
 
+    /// The last log index in the current snapshot.
+    pub fn snapshot_index(&self) -> Option<u64> {
+        let current = match &self.store {
+            Store::Memory(state) => state.current_snapshot(),
+            Store::Redb(state) => state.snapshots().current(),
+        };
+        current.and_then(|(meta, _)| meta.last_log_id).map(|last| last.index)
+    }
+
+    /// The state on disk, if it is there.
+    pub(crate) fn on_disk(&self) -> Option<Arc<RedbState>> {
+        match &self.store {
+            Store::Memory(_) => None,
+            Store::Redb(state) => Some(state.clone()),
+        }
+    }
+
     /// Where snapshots for this state are received.
     pub fn inbox(&self) -> SnapshotInbox {
         match &self.store {

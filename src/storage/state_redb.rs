@@ -11,6 +11,7 @@
 //! - A crash at any point leaves the old or the new state whole.
 
 use std::io::{self, BufReader, BufWriter, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -19,8 +20,10 @@ use redb::{Database, Durability, ReadTransaction, ReadableDatabase};
 use tracing::{error, warn};
 
 use super::batch::{self, BatchEntry, Marks, PublishedMarks};
+use super::checked_file::CheckedFile;
 use super::checkpoint::{Bell, Checkpointer};
-use super::database;
+use super::damage::DamageAlarm;
+use super::database::{self, panic_message};
 use super::disk::{self, Disk, RealDisk};
 use super::fused_file::Fuse;
 use super::head;
@@ -36,10 +39,15 @@ use crate::kv::types::{KvError, RangeReply, ReadRequest, Revision};
 use crate::limits;
 use crate::raft::types::{Applied, LogId, SnapshotMeta, StoredMembership};
 
+mod rebuild;
+mod scrub;
+
+pub(super) use rebuild::Rebuild;
+
 /// The file in a data directory. Must stay stable.
 pub const STATE_FILE: &str = "state.redb";
-const NEW_STATE_FILE: &str = "state.redb.new";
-const SNAPSHOT_DIR: &str = "snapshots";
+pub(super) const NEW_STATE_FILE: &str = "state.redb.new";
+pub(super) const SNAPSHOT_DIR: &str = "snapshots";
 
 /// Opens the state in a data directory, or begins an empty one. The directory must be this process's
 /// alone.
@@ -79,6 +87,7 @@ struct RedbStore {
     path: PathBuf,
     options: StorageOptions,
     progress: Arc<Progress>,
+    alarm: DamageAlarm,
     snapshots: Arc<SnapshotDir>,
     marks: PublishedMarks,
     bell: Arc<Bell>,
@@ -91,6 +100,7 @@ struct RedbStore {
 /// An open database.
 struct Handle {
     database: Database,
+    file: CheckedFile,
     fuse: Fuse,
 }
 
@@ -146,16 +156,17 @@ impl RedbState {
     }
 
     pub(crate) fn apply(&self, entries: &[BatchEntry], bytes: usize) -> Result<Vec<Applied>, StateError> {
-        self.store.apply(entries, bytes)
+        self.store.watched(|| self.store.apply(entries, bytes))
     }
 
     pub(crate) fn read(
         &self,
         request: &ReadRequest,
     ) -> Result<Result<(Revision, RangeReply), KvError>, StateError> {
-        let handle = self.store.handle();
-        let tables = handle.read()?;
-        read::read(&tables, request)
+        self.store.watched(|| {
+            let handle = self.store.handle();
+            read::read(&handle.read()?, request)
+        })
     }
 
     /// Makes the applied state durable, if the log is on disk as far as that. Returns whether it is.
@@ -252,9 +263,10 @@ impl RedbStore {
         let snapshots = SnapshotDir::open(disk.clone(), dir.join(SNAPSHOT_DIR))?;
         let path = dir.join(STATE_FILE);
         if !disk.exists(&path).map_err(StorageError::io("look for the database", &path))? {
-            create_empty(&*disk, dir, options)?;
+            create_empty(&disk, dir, options)?;
         }
-        let (handle, marks) = open_existing(&*disk, &path, options)?;
+        let alarm = DamageAlarm::default();
+        let (handle, marks) = open_existing(&disk, &path, options, &alarm)?;
         let published = PublishedMarks::default();
         published.set(marks);
         progress.set_durable(marks.applied_index);
@@ -263,11 +275,25 @@ impl RedbStore {
             path,
             options,
             progress,
+            alarm,
             snapshots: Arc::new(snapshots),
             marks: published,
             bell: Arc::default(),
             handle: RwLock::new(Arc::new(handle)),
             writer: Mutex::new(Pending { durable_index: marks.applied_index, bytes: 0 }),
+        })
+    }
+
+    /// Does work on the state, and raises the alarm where it meets damage, which may show as a panic of
+    /// the database.
+    fn watched<T>(&self, work: impl FnOnce() -> Result<T, StateError>) -> Result<T, StateError> {
+        let done = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+            Err(StateError::database(redb::Error::Corrupted(panic_message(&*panic))))
+        });
+        done.inspect_err(|error| {
+            if let Some(damage) = error.damage_in(&self.path) {
+                self.alarm.raise(damage);
+            }
         })
     }
 
@@ -366,7 +392,7 @@ impl RedbStore {
         ensure_same(found, meta)?;
         let dir = self.path.parent().expect("the database is in the data directory");
         let new_path = dir.join(NEW_STATE_FILE);
-        let (handle, marks) = build_database(&*self.disk, &new_path, self.options, meta, data)?;
+        let (handle, marks) = build_database(&self.disk, &new_path, self.options, &self.alarm, meta, data)?;
 
         let mut pending = self.writer();
         self.snapshots.keep(meta.clone(), data)?;
@@ -417,10 +443,10 @@ fn remove_leftover(disk: &dyn Disk, path: &Path) -> Result<(), StorageError> {
 
 /// Makes a database with empty tables. It gets its name when it is whole, so that an unfinished one is
 /// never taken for a damaged one.
-fn create_empty(disk: &dyn Disk, dir: &Path, options: StorageOptions) -> Result<(), StorageError> {
+fn create_empty(disk: &Arc<dyn Disk>, dir: &Path, options: StorageOptions) -> Result<(), StorageError> {
     let new_path = dir.join(NEW_STATE_FILE);
     let path = dir.join(STATE_FILE);
-    let handle = create_database(disk, &new_path, options)?;
+    let handle = create_database(disk, &new_path, options, &DamageAlarm::default())?;
     fill_database(&handle, |_| Ok(())).map_err(|source| content(&new_path, source))?;
     drop(handle);
     disk.rename(&new_path, &path).map_err(StorageError::io("rename to", &path))?;
@@ -429,14 +455,15 @@ fn create_empty(disk: &dyn Disk, dir: &Path, options: StorageOptions) -> Result<
 
 /// Makes a database of a snapshot, durable but not under its final name.
 fn build_database(
-    disk: &dyn Disk,
+    disk: &Arc<dyn Disk>,
     path: &Path,
     options: StorageOptions,
+    alarm: &DamageAlarm,
     meta: &SnapshotMeta,
     data: &SnapshotData,
 ) -> io::Result<(Handle, Marks)> {
-    remove_leftover(disk, path).map_err(io::Error::other)?;
-    let handle = create_database(disk, path, options).map_err(io::Error::other)?;
+    remove_leftover(&**disk, path).map_err(io::Error::other)?;
+    let handle = create_database(disk, path, options, alarm).map_err(io::Error::other)?;
     let marks = fill_database(&handle, |tables| {
         let reader = BufReader::new(data.reader());
         format::read(reader, |table: Table, key, value| tables.put(table, key, value))?;
@@ -465,20 +492,29 @@ fn fill_database<T, E: From<StateError>>(
     Ok(filled)
 }
 
-fn create_database(disk: &dyn Disk, path: &Path, options: StorageOptions) -> Result<Handle, StorageError> {
+fn create_database(
+    disk: &Arc<dyn Disk>,
+    path: &Path,
+    options: StorageOptions,
+    alarm: &DamageAlarm,
+) -> Result<Handle, StorageError> {
     let fuse = Fuse::default();
-    let database = database::create_empty(disk, path, options.cache(), fuse.clone())?;
-    Ok(Handle { database, fuse })
+    // It gets this name before anyone reads from it.
+    let final_path = path.with_file_name(STATE_FILE);
+    let (database, file) =
+        database::create_checked(disk, path, &final_path, options.cache(), fuse.clone(), alarm)?;
+    Ok(Handle { database, file, fuse })
 }
 
 fn open_existing(
-    disk: &dyn Disk,
+    disk: &Arc<dyn Disk>,
     path: &Path,
     options: StorageOptions,
+    alarm: &DamageAlarm,
 ) -> Result<(Handle, Marks), StorageError> {
     let fuse = Fuse::default();
-    let database = database::open(disk, path, options.cache(), fuse.clone())?;
-    let handle = Handle { database, fuse };
+    let (database, file) = database::open_checked(disk, path, options.cache(), fuse.clone(), alarm)?;
+    let handle = Handle { database, file, fuse };
     let loaded = handle.read().and_then(|tables| {
         tables.open_all()?;
         head::load_membership(&tables)?;

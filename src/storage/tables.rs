@@ -8,9 +8,11 @@ use std::fmt;
 use std::io;
 use std::iter::Map;
 use std::ops::{Bound, Deref};
+use std::path::Path;
 
 use bytes::Bytes;
 
+use super::damage::{Damage, Place};
 use super::record::DecodeCommandError;
 
 mod on_redb;
@@ -125,6 +127,19 @@ pub enum StateError {
 impl StateError {
     pub(crate) fn database(error: impl Into<redb::Error>) -> Self {
         Self::Database(Box::new(error.into()))
+    }
+
+    /// The damage of a state in `file` that this error tells of; none where it tells of something else.
+    pub(crate) fn damage_in(&self, file: &Path) -> Option<Damage> {
+        let (place, problem) = match self {
+            Self::Command(_) => return None,
+            Self::Database(error) if matches!(**error, redb::Error::DatabaseClosed) => return None,
+            Self::Database(error) => (Place::File, format!("the database cannot be read: {error}")),
+            Self::Checksum { table, key } => (Place::row(table, key), "its checksum is wrong".to_owned()),
+            Self::Malformed { table, key, reason } => (Place::row(table, key), reason.clone()),
+            Self::BrokenHistory { key, .. } => (Place::row(Table::History, key), self.to_string()),
+        };
+        Some(Damage::new(file, place, problem))
     }
 }
 

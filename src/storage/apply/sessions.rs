@@ -31,16 +31,17 @@ use crate::storage::tables::{StateError, Table, WriteTables};
 
 /// Header of a session, in front of its last reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Session {
+pub(crate) struct Session {
     /// The last sequence applied.
     sequence: u64,
     /// Its place in the order of use.
-    stamp: u64,
+    pub(crate) stamp: u64,
     /// The store's revision before the last write.
     revision_before: Revision,
 }
 
-type Reply = Result<WriteReply, KvError>;
+/// What a write was answered; it stands behind the header.
+pub(crate) type Reply = Result<WriteReply, KvError>;
 
 /// What the table says about a write that carries a session.
 enum Seen {
@@ -112,17 +113,22 @@ impl<T: WriteTables> Applier<'_, T> {
     }
 
     fn forget_oldest(&mut self) -> Result<(), StateError> {
-        let id = {
+        let (stamp, id) = {
             let mut order = self.tables.rows(Table::SessionOrder, (Bound::Unbounded, Bound::Unbounded))?;
-            let (_, id) = order.next().expect("sessions that are counted are in the order of use")?;
-            Bytes::copy_from_slice(&id)
+            let (stamp, id) = order.next().expect("sessions that are counted are in the order of use")?;
+            (Bytes::copy_from_slice(&stamp), Bytes::copy_from_slice(&id))
         };
-        let (session, reply_bytes) = {
-            let sealed = self.tables.get(Table::Sessions, &id)?;
-            let sealed = sealed.expect("a session in the order of use is in the table of sessions");
-            let (session, reply): (Session, _) = record::unseal_open(Table::Sessions, &id, &sealed)?;
-            (session, reply.len())
+        // The order has no checksum of its own. Each session knows its place in it, so that damage there
+        // cannot make this replica forget another session than the others do.
+        let Some(sealed) = self.tables.get(Table::Sessions, &id)? else {
+            return Err(out_of_order(stamp));
         };
+        let (session, reply): (Session, _) = record::unseal_open(Table::Sessions, &id, &sealed)?;
+        let reply_bytes = reply.len();
+        drop(sealed);
+        if session.stamp.to_be_bytes() != *stamp {
+            return Err(out_of_order(stamp));
+        }
         self.tables.remove(Table::Sessions, &id)?;
         self.take_out(&id, session, reply_bytes)?;
 
@@ -163,6 +169,11 @@ impl<T: WriteTables> Applier<'_, T> {
         self.head.sessions.reply_bytes += reply.len() as u64;
         Ok(())
     }
+}
+
+fn out_of_order(stamp: Bytes) -> StateError {
+    let reason = "the session that it names was used at another time, or is not known".to_owned();
+    StateError::Malformed { table: Table::SessionOrder, key: stamp, reason }
 }
 
 fn replay(id: &[u8], encoded: &[u8]) -> Result<Reply, StateError> {

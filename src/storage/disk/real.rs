@@ -46,6 +46,12 @@ impl Disk for RealDisk {
         Ok(Arc::new(File::open(path)?))
     }
 
+    fn forget_cached(&self, path: &Path, offset: u64, length: u64) {
+        if let Ok(file) = File::open(path) {
+            DiskFile::forget_cached(&file, offset, length);
+        }
+    }
+
     fn allocated_bytes(&self, path: &Path) -> io::Result<u64> {
         /// The unit in which the kernel counts, whatever the file system's own is.
         const BLOCK_BYTES: u64 = 512;
@@ -82,6 +88,15 @@ fn backend(file: File) -> io::Result<Box<dyn StorageBackend>> {
 }
 
 impl DiskFile for File {
+    #[cfg_attr(not(target_os = "linux"), expect(unused_variables))]
+    fn forget_cached(&self, offset: u64, length: u64) {
+        // Advice that is not taken costs a scrub its sight of the disk, and nothing else.
+        #[cfg(target_os = "linux")]
+        if let Some(length) = std::num::NonZeroU64::new(length) {
+            rustix::fs::fadvise(self, offset, Some(length), rustix::fs::Advice::DontNeed).ok();
+        }
+    }
+
     fn len(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
     }

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, WriteTransaction};
 use serde::de::DeserializeOwned;
@@ -13,7 +14,9 @@ use super::reader::decode;
 use super::writer::sweep_step;
 use super::{COMMITTED, LOG, META, PURGED, VOTE};
 use crate::raft::types::{LogId, Vote};
+use crate::storage::checked_file::CheckedFile;
 use crate::storage::codec::{self, CodecError};
+use crate::storage::damage::DamageAlarm;
 use crate::storage::database::{self, OpenDatabaseError, guarded};
 use crate::storage::disk::Disk;
 use crate::storage::log_view::LogView;
@@ -74,15 +77,21 @@ pub enum LogProblem {
     Record(#[from] CodecError),
 }
 
+/// An open log whose content was checked.
+pub(super) struct Opened {
+    pub(super) database: Database,
+    pub(super) file: CheckedFile,
+    pub(super) view: LogView,
+    pub(super) path: PathBuf,
+    pub(super) alarm: DamageAlarm,
+}
+
 /// Opens or makes the log in a file.
-pub(super) fn file(
-    disk: &dyn Disk,
-    path: &Path,
-    cache_bytes: usize,
-) -> Result<(Database, LogView), OpenLogError> {
-    let database = database::open_or_create(disk, path, cache_bytes, make_tables)?;
+pub(super) fn file(disk: &Arc<dyn Disk>, path: &Path, cache_bytes: usize) -> Result<Opened, OpenLogError> {
+    let alarm = DamageAlarm::default();
+    let (database, file) = database::open_or_create_checked(disk, path, cache_bytes, &alarm, make_tables)?;
     let view = load(path, &database)?;
-    Ok((database, view))
+    Ok(Opened { database, file, view, path: path.to_owned(), alarm })
 }
 
 fn make_tables(transaction: &WriteTransaction) -> Result<(), redb::Error> {
@@ -158,7 +167,12 @@ fn read(database: &Database) -> Result<Result<LogView, LogProblem>, redb::Error>
     })())
 }
 
-fn check_indexes(purged: Option<LogId>, first: u64, last: u64, count: u64) -> Result<(), LogProblem> {
+pub(super) fn check_indexes(
+    purged: Option<LogId>,
+    first: u64,
+    last: u64,
+    count: u64,
+) -> Result<(), LogProblem> {
     let expected = purged.map_or(0, |purged| purged.index + 1);
     if first != expected {
         return Err(LogProblem::Start { first, expected });
@@ -169,9 +183,9 @@ fn check_indexes(purged: Option<LogId>, first: u64, last: u64, count: u64) -> Re
     Ok(())
 }
 
-type Record<T> = Result<Option<T>, CodecError>;
+pub(super) type Record<T> = Result<Option<T>, CodecError>;
 
-fn record<T: DeserializeOwned>(
+pub(super) fn record<T: DeserializeOwned>(
     meta: &impl ReadableTable<&'static str, &'static [u8]>,
     key: &'static str,
 ) -> Result<Record<T>, redb::Error> {

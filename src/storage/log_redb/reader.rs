@@ -19,6 +19,7 @@ use super::{LOG, Shared};
 use crate::limits;
 use crate::raft::types::{Entry, TypeConfig, Vote};
 use crate::storage::codec::{self, CodecError, CodecProblem};
+use crate::storage::damage::{Damage, Place};
 use crate::storage::log_view::{LogError, half_open};
 
 /// What to read on disk, and where; and what the tail had.
@@ -46,9 +47,11 @@ impl RedbLogReader {
             }
         }
         let shared = Arc::clone(&self.shared);
-        TypeConfig::spawn_blocking(move || shared.read_from_disk(&range, max_bytes))
+        let read = TypeConfig::spawn_blocking(move || shared.read_from_disk(&range, max_bytes))
             .await
-            .map_err(|error| LogError::from(redb::Error::Io(error)))?
+            .map_err(|error| LogError::from(redb::Error::Io(error)))
+            .flatten();
+        read.inspect_err(|error| self.shared.notice(error))
     }
 }
 
@@ -98,7 +101,20 @@ impl Shared {
         }
     }
 
-    fn begin_read(&self) -> Result<ReadOnlyTable<u64, &'static [u8]>, redb::Error> {
+    /// Raises the alarm for a read that met damage.
+    fn notice(&self, error: &LogError) {
+        let place = match error {
+            LogError::Hole(index) => Place::Entry(*index),
+            LogError::Record(_) | LogError::Read(_) => Place::File,
+            _ => return,
+        };
+        // A log that is closed under its last readers is whole.
+        if !matches!(error, LogError::Read(error) if matches!(**error, redb::Error::DatabaseClosed)) {
+            self.alarm.raise(Damage::new(&self.path, place, error));
+        }
+    }
+
+    pub(super) fn begin_read(&self) -> Result<ReadOnlyTable<u64, &'static [u8]>, redb::Error> {
         Ok(self.database.begin_read()?.open_table(LOG)?)
     }
 }

@@ -17,8 +17,8 @@ use crate::raft::types::SnapshotMeta;
 use crate::storage::StorageError;
 use crate::storage::disk::{self, Appender, Disk, DiskFile};
 
-const FINISHED: &str = "snapshot";
-const TEMPORARY: &str = "tmp";
+pub(in crate::storage) const FINISHED: &str = "snapshot";
+pub(in crate::storage) const TEMPORARY: &str = "tmp";
 
 /// A directory of snapshots.
 #[derive(Debug)]
@@ -63,6 +63,20 @@ impl SnapshotDir {
     /// The newest snapshot.
     pub(crate) fn current(&self) -> Option<(SnapshotMeta, SnapshotData)> {
         self.lock().clone()
+    }
+
+    /// Stops using a damaged snapshot, unless another one is the current one by now, and removes it.
+    pub(crate) fn discard(&self, damaged: &SnapshotData) -> io::Result<()> {
+        let mut current = self.lock();
+        let Some((meta, _)) = current.take_if(|(_, data)| data.is_same_as(damaged)) else {
+            return Ok(());
+        };
+        self.disk.remove(&self.path.join(file_name(&meta)))
+    }
+
+    /// Where the file of a snapshot stands.
+    pub(crate) fn path_of(&self, meta: &SnapshotMeta) -> PathBuf {
+        self.path.join(file_name(meta))
     }
 
     /// An empty file for a snapshot. It is removed when it is dropped before it was kept.
@@ -165,7 +179,10 @@ fn file_name(meta: &SnapshotMeta) -> String {
 }
 
 /// Opens a snapshot and checks both its ends; the middle is checked by whoever uses it.
-fn open_finished(disk: &dyn Disk, path: &Path) -> Result<(SnapshotMeta, SnapshotData), SnapshotError> {
+pub(crate) fn open_finished(
+    disk: &dyn Disk,
+    path: &Path,
+) -> Result<(SnapshotMeta, SnapshotData), SnapshotError> {
     let file = SnapshotFile::open(disk, path).map_err(SnapshotError::Io)?;
     let trailer_at = file.len.checked_sub(format::TRAILER_BYTES as u64).ok_or(SnapshotError::Truncated)?;
     let mut trailer = [0; format::TRAILER_BYTES];

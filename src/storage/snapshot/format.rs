@@ -187,39 +187,75 @@ fn length(bytes: &[u8]) -> u32 {
 
 /// Reads a snapshot to its end, every checksum of it, and shows each row to `visit`.
 pub(crate) fn read(
-    mut input: impl Read,
+    input: impl Read,
     mut visit: impl FnMut(Table, &[u8], &[u8]) -> Result<(), StateError>,
 ) -> Result<SnapshotMeta, SnapshotError> {
-    let meta = read_meta(&mut input)?;
-    let mut totals = Totals::default();
-    let mut last: Option<(Table, Vec<u8>)> = None;
-    loop {
-        let part = Part::Chunk(totals.chunks);
-        let Some((checksum, chunk)) = read_block(&mut input, part)? else {
-            break;
+    let mut check = SnapshotCheck::begin(input)?;
+    while check.next_chunk(&mut visit)?.is_some() {}
+    Ok(check.meta)
+}
+
+/// A snapshot that is read and checked chunk by chunk. It is whole only if all of it was read.
+pub(crate) struct SnapshotCheck<R> {
+    input: R,
+    meta: SnapshotMeta,
+    totals: Totals,
+    last: Option<(Table, Vec<u8>)>,
+}
+
+impl<R: Read> SnapshotCheck<R> {
+    /// Reads the start.
+    pub(crate) fn begin(mut input: R) -> Result<Self, SnapshotError> {
+        let meta = read_meta(&mut input)?;
+        Ok(Self { input, meta, totals: Totals::default(), last: None })
+    }
+
+    /// What it is a snapshot of.
+    pub(crate) fn meta(&self) -> &SnapshotMeta {
+        &self.meta
+    }
+
+    /// Rows read so far.
+    pub(crate) fn rows(&self) -> u64 {
+        self.totals.rows
+    }
+
+    /// Reads a chunk, shows its rows, and returns its length; at the end it reads the trailer and
+    /// returns none.
+    pub(crate) fn next_chunk(
+        &mut self,
+        mut visit: impl FnMut(Table, &[u8], &[u8]) -> Result<(), StateError>,
+    ) -> Result<Option<usize>, SnapshotError> {
+        let part = Part::Chunk(self.totals.chunks);
+        let Some((checksum, chunk)) = read_block(&mut self.input, part)? else {
+            return self.read_trailer().map(|()| None);
         };
-        totals.add_chunk(checksum);
+        self.totals.add_chunk(checksum);
         let mut rest = &chunk[..];
         while !rest.is_empty() {
             let (table, key, value) = take_row(&mut rest).map_err(|reason| malformed(part, reason))?;
-            let grows = last.as_ref().is_none_or(|(last, bytes)| (*last, &bytes[..]) < (table, key));
+            let grows = self.last.as_ref().is_none_or(|(last, bytes)| (*last, &bytes[..]) < (table, key));
             if !grows {
                 return Err(malformed(part, "its rows are not in order"));
             }
-            last = Some((table, key.to_vec()));
+            self.last = Some((table, key.to_vec()));
             visit(table, key, value)?;
-            totals.rows += 1;
+            self.totals.rows += 1;
         }
+        Ok(Some(chunk.len()))
     }
-    // The length that stood for the end of the chunks is the trailer's first field.
-    let mut trailer = [0; TRAILER_BYTES];
-    read_exact(&mut input, &mut trailer[size_of::<u32>()..])?;
-    if check_trailer(&trailer)? != totals {
-        return Err(malformed(Part::Trailer, "its totals are not those of the chunks"));
-    }
-    match input.read(&mut [0]).map_err(SnapshotError::Io)? {
-        0 => Ok(meta),
-        _ => Err(malformed(Part::Trailer, "bytes follow it")),
+
+    fn read_trailer(&mut self) -> Result<(), SnapshotError> {
+        // The length that stood for the end of the chunks is the trailer's first field.
+        let mut trailer = [0; TRAILER_BYTES];
+        read_exact(&mut self.input, &mut trailer[size_of::<u32>()..])?;
+        if check_trailer(&trailer)? != self.totals {
+            return Err(malformed(Part::Trailer, "its totals are not those of the chunks"));
+        }
+        match self.input.read(&mut [0]).map_err(SnapshotError::Io)? {
+            0 => Ok(()),
+            _ => Err(malformed(Part::Trailer, "bytes follow it")),
+        }
     }
 }
 

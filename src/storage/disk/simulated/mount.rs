@@ -80,6 +80,8 @@ impl Disk for Mount {
         Ok(Arc::new(self.open_file(path)?))
     }
 
+    fn forget_cached(&self, _path: &Path, _offset: u64, _length: u64) {}
+
     fn allocated_bytes(&self, path: &Path) -> io::Result<u64> {
         let state = self.disk.enter(self.life)?;
         let id = state.names.file(path)?;
@@ -146,6 +148,8 @@ impl Drop for OpenFile {
 }
 
 impl DiskFile for OpenFile {
+    fn forget_cached(&self, _offset: u64, _length: u64) {}
+
     fn len(&self) -> io::Result<u64> {
         Ok(self.disk.enter(self.life)?.file(self.id).image.bytes().len() as u64)
     }

@@ -1,0 +1,242 @@
+//! `aspen-node verify` and `aspen-node repair`: the data directory of a node that does not run.
+//!
+//! Both take the lock that a running node holds. What they find and do is the storage's; here it is put
+//! into words, with the steps that are left to a person.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use comfy_table::{CellAlignment, Table, presets};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::data_dir::{DataDir, DataDirError};
+use crate::storage::repair::{self, Action, Plan, RepairError, Repaired};
+use crate::storage::verify::{self, Check, Outcome as FileOutcome, Report, VerifyError};
+
+/// What an operation has to say, and whether all is well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// To be printed.
+    pub text: String,
+    /// Whether nothing is damaged any more.
+    pub is_well: bool,
+}
+
+/// Why an operation did not get to an end.
+#[derive(Debug, thiserror::Error)]
+pub enum CareError {
+    /// The node runs.
+    #[error(
+        "the node of {} runs{}: stop it first. A running node checks itself in the background",
+        dir.display(), pid.map_or(String::new(), |pid| format!(", as process {pid}"))
+    )]
+    Running {
+        /// The directory.
+        dir: PathBuf,
+        /// The process, where it is known.
+        pid: Option<u32>,
+    },
+    /// The directory.
+    #[error(transparent)]
+    DataDir(DataDirError),
+    /// The directory cannot be checked.
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+    /// The repair failed on its way.
+    #[error(transparent)]
+    Repair(#[from] RepairError),
+}
+
+impl CareError {
+    /// Whether nothing was begun.
+    pub fn is_refusal(&self) -> bool {
+        !matches!(self, Self::Repair(_))
+    }
+}
+
+impl From<DataDirError> for CareError {
+    fn from(error: DataDirError) -> Self {
+        match error {
+            DataDirError::InUse { path, pid } => Self::Running { dir: path, pid },
+            other => Self::DataDir(other),
+        }
+    }
+}
+
+/// Checks a data directory.
+///
+/// # Errors
+/// Where it was not checked. Damage is part of the outcome.
+pub fn verify(dir: &Path, as_json: bool) -> Result<Outcome, CareError> {
+    let _lock = DataDir::open_to_read(dir)?;
+    let report = quietly(|| verify::verify(dir))?;
+    let is_well = report.damage.is_empty();
+    let text = if as_json {
+        serde_json::to_string_pretty(&report).expect("a report has only what JSON can hold")
+    } else {
+        describe(&report)
+    };
+    Ok(Outcome { text, is_well })
+}
+
+/// Makes a damaged state anew, or says what to do instead.
+///
+/// # Errors
+/// Where nothing could be said, or the repair failed on its way.
+pub fn repair(dir: &Path, is_dry: bool) -> Result<Outcome, CareError> {
+    let _reading = DataDir::open_to_read(dir)?;
+    let plan = quietly(|| repair::plan(dir))?;
+    let mut text = describe(&plan.report);
+    text.push('\n');
+    if is_dry || matches!(plan.action, Action::Nothing | Action::Rejoin { .. }) {
+        text.push_str(&intention(&plan));
+        let is_well = !matches!(plan.action, Action::Rejoin { .. });
+        return Ok(Outcome { text, is_well });
+    }
+    let bar = progress_bar();
+    let repaired = quietly(|| {
+        plan.carry_out(|done, all| {
+            bar.set_length(all);
+            bar.set_position(done);
+        })
+    });
+    bar.finish_and_clear();
+    text.push_str(&account(&plan, &repaired?));
+    Ok(Outcome { text, is_well: true })
+}
+
+/// Runs without the panic messages of the database library, which asserts what damaged files violate:
+/// such a panic is caught, and told of as damage.
+fn quietly<T>(run: impl FnOnce() -> T) -> T {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let outcome = run();
+    std::panic::set_hook(hook);
+    outcome
+}
+
+/// A bar on a terminal, and nothing elsewhere.
+fn progress_bar() -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:40} {pos} of {len} log entries applied, {eta} left")
+        .expect("the template is valid");
+    ProgressBar::new(0).with_style(style)
+}
+
+/// A report for people.
+fn describe(report: &Report) -> String {
+    let mut text = String::new();
+    let mut line = |sentence: String| {
+        text.push_str(&sentence);
+        text.push('\n');
+    };
+    let node = report.node_id.map_or("a node of unknown id".to_owned(), |id| format!("node {id}"));
+    let cluster = report.cluster_id.map_or("of no cluster yet".to_owned(), |id| format!("of cluster {id}"));
+    line(format!("{}: {node} {cluster}", report.data_dir.display()));
+    if let (Some(revision), Some(keys)) = (report.revision, report.keys) {
+        let index = |index: Option<u64>| index.map_or("none".to_owned(), |index| index.to_string());
+        line(format!(
+            "revision {revision}, {keys} keys, applied index {}, committed index {}",
+            index(report.applied_index),
+            index(report.committed_index)
+        ));
+    }
+    line(String::new());
+    line(table(&report.checks));
+    line(String::new());
+    for note in &report.notes {
+        line(format!("note: {note}"));
+    }
+    for damage in &report.damage {
+        line(format!("damage: {damage}"));
+    }
+    match report.damage.len() {
+        0 => line("all is well".to_owned()),
+        1 => line("1 piece of damage was found".to_owned()),
+        count => line(format!("{count} pieces of damage were found")),
+    }
+    text
+}
+
+fn table(checks: &[Check]) -> String {
+    let mut table = Table::new();
+    let rows = checks.iter().map(|check| {
+        let result = match check.outcome {
+            FileOutcome::Whole => "whole",
+            FileOutcome::Damaged => "DAMAGED",
+            FileOutcome::Missing => "MISSING",
+            FileOutcome::Absent => "not there, not needed",
+        };
+        let (records, bytes) = (check.records.to_string(), check.bytes.to_string());
+        [check.file.display().to_string(), check.holds.to_owned(), records, bytes, result.to_owned()]
+    });
+    table.load_style(presets::NOTHING);
+    table.set_header(["FILE", "HOLDS", "RECORDS", "BYTES", "RESULT"]).add_rows(rows);
+    for number in [2, 3] {
+        if let Some(column) = table.column_mut(number) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.trim_fmt()
+}
+
+/// What a repair would do.
+fn intention(plan: &Plan) -> String {
+    match &plan.action {
+        Action::Nothing => "there is nothing to repair".to_owned(),
+        Action::SetSnapshotsAside { files } => {
+            let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+            format!("would rename {}; the node makes another snapshot by itself", names.join(", "))
+        }
+        Action::RebuildState { snapshot, from, to, .. } => {
+            format!("would make state.redb anew from {}", sources(snapshot.as_deref(), *from, *to))
+        }
+        Action::Rejoin { reason } => rejoin(&plan.report, reason),
+    }
+}
+
+fn sources(snapshot: Option<&Path>, from: u64, to: u64) -> String {
+    let entries = to.checked_sub(1).filter(|_| to > from).map(|last| format!("log entries {from} to {last}"));
+    match (snapshot.map(Path::display), entries) {
+        (Some(snapshot), Some(entries)) => format!("the snapshot {snapshot} and the {entries}"),
+        (Some(snapshot), None) => format!("the snapshot {snapshot}; no committed entry comes after it"),
+        (None, Some(entries)) => format!("the {entries}"),
+        (None, None) => "nothing: the log has no committed entry".to_owned(),
+    }
+}
+
+/// What a repair has done.
+fn account(plan: &Plan, repaired: &Repaired) -> String {
+    let mut text = String::new();
+    if let Action::RebuildState { snapshot, from, to, .. } = &plan.action {
+        let sources = sources(snapshot.as_deref(), *from, *to);
+        writeln!(text, "made state.redb anew from {sources}").expect("writing to a string succeeds");
+    }
+    for kept in &repaired.kept {
+        writeln!(text, "kept what was damaged as {}; delete it when the node serves again", kept.display())
+            .expect("writing to a string succeeds");
+    }
+    text.push_str("the node can be started. If the disk is failing, replace the node instead");
+    text
+}
+
+/// The way back for a node whose log cannot be trusted any more.
+fn rejoin(report: &Report, reason: &str) -> String {
+    let id = report.node_id.map_or("N".to_owned(), |id| id.to_string());
+    let dir = report.data_dir.display();
+    let whose = match report.node_id {
+        Some(_) => "",
+        None => " (N is the id of this node; `aspen member list` on another member shows it)",
+    };
+    format!(
+        "cannot be repaired: {reason}.\n\
+         The node must not vote again with what is left. Replace it{whose}:\n\
+         \x20 1. on another member:  aspen member remove {id}\n\
+         \x20 2. here:               mv {dir} {dir}.damaged\n\
+         \x20 3. here, under an id that was never used, with the ticket of another member:\n\
+         \x20                        aspen-node --node-id NEW --data-dir {dir} --bootstrap manual --peer TICKET\n\
+         \x20 4. on another member:  aspen member add-learner \"$(cat {dir}/endpoint)\"\n\
+         \x20                        aspen member promote NEW\n\
+         If this is the only node of its cluster, restore the directory from a backup instead: \
+         what is damaged here exists nowhere else."
+    )
+}

@@ -1,0 +1,86 @@
+//! The log as the scrub sees it: the blocks of the file, and the entries one after the other.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Shared;
+use super::reader::decode;
+use crate::limits;
+use crate::storage::checked_file::CheckedFile;
+use crate::storage::damage::{Damage, DamageAlarm, Place, looking_at};
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(in crate::storage) struct LogScrub {
+    shared: Arc<Shared>,
+}
+
+/// Entries that one step has checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::storage) struct ScrubbedEntries {
+    /// The entry to go on with; none at the end.
+    pub(in crate::storage) next: Option<u64>,
+    pub(in crate::storage) records: u64,
+    pub(in crate::storage) bytes: u64,
+}
+
+impl LogScrub {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    pub(in crate::storage) fn file(&self) -> &CheckedFile {
+        &self.shared.file
+    }
+
+    pub(in crate::storage) fn alarm(&self) -> &DamageAlarm {
+        &self.shared.alarm
+    }
+
+    /// Checks entries from `from` on: each must be there, found by its index, and whole.
+    pub(in crate::storage) fn entries(&self, from: u64) -> Result<ScrubbedEntries, Damage> {
+        let Shared { path, alarm, .. } = &*self.shared;
+        looking_at(path, || self.shared.check_entries(from)).inspect_err(|damage| alarm.raise(damage.clone()))
+    }
+}
+
+impl Shared {
+    fn check_entries(&self, from: u64) -> Result<ScrubbedEntries, Damage> {
+        let damaged =
+            |index, problem: &dyn std::fmt::Display| Damage::new(&self.path, Place::Entry(index), problem);
+        let (range, log) = {
+            // Under one lock, as for a read: what the view calls flushed is in this transaction.
+            let state = self.lock();
+            let range = state.view.clamp(&(from..u64::MAX));
+            let end = range.end.min(state.view.flushed().map_or(0, |last| last + 1));
+            let log = self.begin_read().map_err(|error| damaged(range.start, &error))?;
+            (range.start..end.max(range.start), log)
+        };
+        let mut done = ScrubbedEntries::default();
+        let until = Instant::now() + Duration::from_millis(limits::SCRUB_STEP_MAX_MS);
+        let mut next = range.start;
+        for item in log.range(range.clone()).map_err(|error| damaged(next, &error))? {
+            let (index, record) = item.map_err(|error| damaged(next, &error))?;
+            if index.value() != next {
+                break;
+            }
+            let entry = decode(next, record.value()).map_err(|error| damaged(next, &error.problem))?;
+            let found = log.get(next).map_err(|error| damaged(next, &error))?;
+            if found.is_none_or(|found| found.value() != record.value()) {
+                return Err(damaged(next, &"a look-up by its index does not find it"));
+            }
+            debug_assert_eq!(entry.log_id.index, next, "the decoder checks it");
+            done.records += 1;
+            done.bytes += record.value().len() as u64;
+            next += 1;
+            if done.bytes >= limits::SCRUB_STEP_MAX_BYTES as u64 || Instant::now() >= until {
+                done.next = (next < range.end).then_some(next);
+                return Ok(done);
+            }
+        }
+        if next < range.end {
+            return Err(damaged(next, &"it is missing"));
+        }
+        Ok(done)
+    }
+}

@@ -1,0 +1,133 @@
+//! What must hold for each row of the state, whoever looks: the scrub and the check of a stopped store.
+//!
+//! A row is whole if its checksum fits, its content decodes, a look-up by its key finds it, and the
+//! rows that it points to are there. The look-up matters: a damaged inner page of a table leaves every
+//! row readable in order, and hides some from those who ask for them by name.
+//!
+//! # Tiger Style
+//! The change behind each live key and each tombstone that is above the compacted revision has its undo
+//! record, and so has every change that an undo record leads back to.
+
+use bytes::Bytes;
+
+use super::apply::{Reply, Session};
+use super::head::Head;
+use super::record::{self, Change, Live, Previous, Undo};
+use super::tables::{ReadTables, StateError, Table};
+use crate::kv::types::Revision;
+
+/// Checks one row as it stands in a scan of its table.
+pub(crate) fn check_row(
+    tables: &impl ReadTables,
+    head: &Head,
+    table: Table,
+    key: &[u8],
+    value: &[u8],
+) -> Result<(), StateError> {
+    let malformed =
+        |reason: String| StateError::Malformed { table, key: Bytes::copy_from_slice(key), reason };
+    match table {
+        Table::Data => {
+            let (live, _): (Live, _) = record::unseal_open(table, key, value)?;
+            check_live(tables, head, table, key, key, live)?;
+        }
+        Table::Tombstones => {
+            let (deleted, _): (Change, _) = record::unseal_open(table, key, value)?;
+            check_change(tables, head, table, key, key, deleted)?;
+        }
+        Table::History => check_undo(tables, head, key, value)?,
+        Table::Sessions => {
+            let (session, reply): (Session, _) = record::unseal_open(table, key, value)?;
+            let (_, rest): (Reply, _) = record::open(table, key, reply)?;
+            let ordered = tables.get(Table::SessionOrder, &session.stamp.to_be_bytes())?;
+            if !rest.is_empty() || ordered.is_none_or(|id| *id != *key) {
+                return Err(malformed("its place in the order of use is another session's".to_owned()));
+            }
+        }
+        Table::SessionOrder => {
+            let Some(sealed) = tables.get(Table::Sessions, value)? else {
+                return Err(malformed("the session that it names is not known".to_owned()));
+            };
+            let (session, _): (Session, _) = record::unseal_open(Table::Sessions, value, &sealed)?;
+            if session.stamp.to_be_bytes() != *key || session.stamp >= head.sessions.next_stamp {
+                return Err(malformed("the session that it names was used at another time".to_owned()));
+            }
+        }
+        Table::Leases | Table::Meta => {
+            record::unseal(table, key, value)?;
+        }
+    }
+    match tables.get(table, key)? {
+        Some(found) if *found == *value => Ok(()),
+        _ => Err(malformed("a look-up by its key does not find it".to_owned())),
+    }
+}
+
+/// Checks the record of a key that is or was live.
+fn check_live(
+    tables: &impl ReadTables,
+    head: &Head,
+    table: Table,
+    row: &[u8],
+    key: &[u8],
+    live: Live,
+) -> Result<(), StateError> {
+    if live.create_revision > live.changed.revision || live.version == 0 {
+        let reason = format!(
+            "version {} of a key that was created at revision {} cannot have been written at {}",
+            live.version, live.create_revision, live.changed.revision
+        );
+        return Err(StateError::Malformed { table, key: Bytes::copy_from_slice(row), reason });
+    }
+    check_change(tables, head, table, row, key, live.changed)
+}
+
+/// Checks that a change was made, and can be undone unless it is compacted.
+fn check_change(
+    tables: &impl ReadTables,
+    head: &Head,
+    table: Table,
+    row: &[u8],
+    key: &[u8],
+    change: Change,
+) -> Result<(), StateError> {
+    let current = head.revisions.current;
+    if change.revision > current || change.revision == Revision(0) {
+        let reason = format!("it was changed at revision {}, and the store is at {current}", change.revision);
+        return Err(StateError::Malformed { table, key: Bytes::copy_from_slice(row), reason });
+    }
+    if change.revision <= head.revisions.compacted {
+        return Ok(());
+    }
+    let broken = || StateError::BrokenHistory {
+        key: Bytes::copy_from_slice(key),
+        revision: change.revision.0,
+        sub: change.sub,
+    };
+    let history = change.to_key();
+    let sealed = tables.get(Table::History, &history)?.ok_or_else(broken)?;
+    let (undo, _): (Undo, _) = record::unseal_open(Table::History, &history, &sealed)?;
+    if undo.key == key { Ok(()) } else { Err(broken()) }
+}
+
+fn check_undo(tables: &impl ReadTables, head: &Head, key: &[u8], value: &[u8]) -> Result<(), StateError> {
+    let table = Table::History;
+    let change = Change::from_key(key)?;
+    let (undo, content): (Undo, _) = record::unseal_open(table, key, value)?;
+    // A compaction that ended inside a revision leaves some of its changes.
+    if change.revision > head.revisions.current || change.revision < head.revisions.compacted {
+        let reason = format!(
+            "it undoes a change of revision {}, and the history goes from {} to {}",
+            change.revision, head.revisions.compacted, head.revisions.current
+        );
+        return Err(StateError::Malformed { table, key: Bytes::copy_from_slice(key), reason });
+    }
+    match undo.previous {
+        Previous::Absent => Ok(()),
+        Previous::Live => {
+            let (live, _): (Live, _) = record::open(table, key, content)?;
+            check_live(tables, head, table, key, &undo.key, live)
+        }
+        Previous::Deleted(deleted) => check_change(tables, head, table, key, &undo.key, deleted),
+    }
+}

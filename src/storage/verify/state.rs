@@ -1,0 +1,86 @@
+//! The state of a stopped node, looked at as a whole: every row, and the totals.
+
+use std::ops::Bound;
+use std::path::Path;
+
+use redb::ReadableDatabase;
+
+use crate::kv::types::Revision;
+use crate::limits;
+use crate::raft::types::LogId;
+use crate::storage::damage::{Damage, Place};
+use crate::storage::head::{self, Head};
+use crate::storage::overlay;
+use crate::storage::state_check::check_row;
+use crate::storage::tables::{ReadTables, RedbRead, StateError, Table};
+
+/// What is in the state.
+#[derive(Clone, Debug, Default)]
+pub(in crate::storage) struct StateFacts {
+    pub(in crate::storage) applied: Option<LogId>,
+    pub(in crate::storage) revision: Revision,
+    pub(in crate::storage) compacted: Revision,
+    pub(in crate::storage) keys: u64,
+    pub(in crate::storage) records: u64,
+}
+
+/// Opens a state without changing its file, and checks all of it.
+pub(in crate::storage) fn survey(path: &Path) -> Result<StateFacts, Vec<Damage>> {
+    let database = overlay::open(path).map_err(|damage| vec![damage])?;
+    let begun = database.begin_read().map_err(StateError::database);
+    let mut damage = Vec::new();
+    match begun.and_then(|transaction| look(path, &RedbRead::new(transaction), &mut damage)) {
+        Ok(facts) if damage.is_empty() => return Ok(facts),
+        Ok(_) => {}
+        Err(error) => damage.push(as_damage(path, &error)),
+    }
+    Err(damage)
+}
+
+fn as_damage(path: &Path, error: &StateError) -> Damage {
+    error.damage_in(path).unwrap_or_else(|| Damage::new(path, Place::File, error))
+}
+
+fn look(path: &Path, tables: &RedbRead, damage: &mut Vec<Damage>) -> Result<StateFacts, StateError> {
+    tables.open_all()?;
+    head::load_membership(tables)?;
+    let head = Head::load(tables)?;
+    let mut facts = StateFacts {
+        applied: head::load_applied(tables)?,
+        revision: head.revisions.current,
+        compacted: head.revisions.compacted,
+        ..StateFacts::default()
+    };
+    let mut sessions = [0_u64; 2];
+    for table in Table::ALL {
+        for row in tables.rows(table, (Bound::Unbounded, Bound::Unbounded))? {
+            let (key, value) = row?;
+            facts.records += 1;
+            match table {
+                Table::Data => facts.keys += 1,
+                Table::Sessions => sessions[0] += 1,
+                Table::SessionOrder => sessions[1] += 1,
+                _ => {}
+            }
+            if let Err(error) = check_row(tables, &head, table, &key, &value) {
+                damage.push(as_damage(path, &error));
+                if damage.len() >= limits::VERIFY_FINDINGS_MAX_COUNT {
+                    return Ok(facts);
+                }
+            }
+        }
+    }
+    if sessions != [head.sessions.count; 2] {
+        let problem = format!(
+            "{} sessions are counted, {} are there, and {} are in the order of use",
+            head.sessions.count, sessions[0], sessions[1]
+        );
+        damage.push(Damage::new(path, Place::row(Table::Meta, b"sessions"), problem));
+    }
+    if facts.compacted > facts.revision {
+        let problem =
+            format!("revision {} is compacted, and the newest is {}", facts.compacted, facts.revision);
+        damage.push(Damage::new(path, Place::row(Table::Meta, b"revisions"), problem));
+    }
+    Ok(facts)
+}

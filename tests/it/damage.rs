@@ -1,0 +1,132 @@
+//! Real nodes whose files are damaged: they say so and stop, and `verify` and `repair` do what they say.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use crate::support::node::Node;
+
+/// What belongs to a block that a database uses at a time.
+const BLOCK_BYTES: usize = 4096;
+
+fn aspen_node(words: &[&str], dir: &Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_aspen-node"));
+    command.args(words).arg("--data-dir").arg(dir).output().expect("the node's binary runs")
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+fn assert_says(output: &Output, code: i32, parts: &[&str]) {
+    let text = text(output);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    for part in parts {
+        assert!(text.contains(part), "'{part}' is missing in\n{text}");
+    }
+    assert!(!text.contains("panicked"), "{text}");
+}
+
+/// Flips a bit in every block that holds something, the header left out.
+fn damage(path: &Path) {
+    let file = fs::File::options().write(true).open(path).unwrap();
+    for (number, block) in fs::read(path).unwrap().chunks(BLOCK_BYTES).enumerate().skip(1) {
+        if let Some(at) = block.iter().position(|byte| *byte != 0) {
+            file.write_all_at(&[block[at] ^ 2], (number * BLOCK_BYTES + at) as u64).unwrap();
+        }
+    }
+}
+
+fn contents(dir: &Path) -> Vec<Vec<u8>> {
+    ["metadata.redb", "raft.redb", "state.redb"].map(|name| fs::read(dir.join(name)).unwrap()).into()
+}
+
+/// A node of a cluster of its own, with snapshots and a purged log, that has written some keys.
+fn written(base: &Path) -> Node {
+    let mut node = Node::new(1, base, &[])
+        .with_env("ASPEN_RAFT__SNAPSHOT_EVERY_ENTRIES", "20")
+        .with_env("ASPEN_STORAGE_OPTIONS__SCRUB_INTERVAL_S", "1");
+    node.start_serving();
+    for number in 0..50 {
+        node.put(&format!("key-{number}"), &format!("value {number}"));
+    }
+    node
+}
+
+fn assert_data_kept(node: &Node) {
+    for number in 0..50 {
+        assert_eq!(node.value(&format!("key-{number}")), Some(format!("value {number}")), "{}", node.log());
+    }
+}
+
+#[test]
+fn damaged_state_is_reported_and_made_anew_and_the_node_serves_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = written(dir.path());
+    assert!(node.terminate().success(), "{}", node.log());
+    assert_says(&aspen_node(&["verify"], &node.dir), 0, &["node 1 of cluster", "state.redb", "all is well"]);
+
+    damage(&node.dir.join("state.redb"));
+    let found = aspen_node(&["verify"], &node.dir);
+    assert_says(&found, 1, &["state.redb, offset ", "DAMAGED", "1 piece of damage"]);
+    let report = aspen_node(&["verify", "--json"], &node.dir);
+    let report: serde_json::Value = serde_json::from_slice(&report.stdout).unwrap();
+    assert!(report["damage"][0]["place"]["offset"].as_u64().unwrap() > 0, "{report}");
+    node.spawn();
+    assert_eq!(node.wait_for_end().code(), Some(1));
+    assert!(node.last_log().contains("aspen-node repair"), "{}", node.last_log());
+
+    let before = contents(&node.dir);
+    assert_says(&aspen_node(&["repair", "--dry-run"], &node.dir), 0, &["would make state.redb anew"]);
+    assert!(contents(&node.dir) == before && !node.dir.join("state.redb.damaged-1").exists());
+    let repaired = aspen_node(&["repair"], &node.dir);
+    assert_says(&repaired, 0, &["made state.redb anew from", "state.redb.damaged-1"]);
+    assert!(contents(&node.dir)[..2] == before[..2], "more than the state was replaced");
+    assert_says(&aspen_node(&["verify"], &node.dir), 0, &["all is well"]);
+    node.start_serving();
+    assert_data_kept(&node);
+}
+
+#[test]
+fn damaged_log_is_not_repaired_and_nothing_is_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = written(dir.path());
+    assert!(node.terminate().success(), "{}", node.log());
+    damage(&node.dir.join("raft.redb"));
+    let before = contents(&node.dir);
+    assert_says(&aspen_node(&["verify"], &node.dir), 1, &["raft.redb, offset "]);
+    let told = aspen_node(&["repair"], &node.dir);
+    assert_says(&told, 1, &["must not vote again", "aspen member remove 1", "aspen member add-learner"]);
+    assert!(contents(&node.dir) == before, "something was touched");
+}
+
+#[test]
+fn running_node_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = written(dir.path());
+    let holder = format!("runs, as process {}", node.pid());
+    for command in ["verify", "repair"] {
+        assert_says(&aspen_node(&[command], &node.dir), 2, &[&holder, "stop it first"]);
+    }
+    assert_data_kept(&node);
+    assert_says(&aspen_node(&["verify"], &dir.path().join("absent")), 2, &["does not exist"]);
+    assert_says(&aspen_node(&["verify"], dir.path()), 2, &["holds no data of an Aspen node"]);
+}
+
+#[test]
+fn damage_under_a_running_node_ends_it_with_file_and_offset() {
+    for file in ["state.redb", "raft.redb"] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut node = written(dir.path());
+        crate::support::wait_until("the scrub has passed once", || {
+            node.figure("aspen_scrub_passes_total") > 0.0
+        });
+        damage(&node.dir.join(file));
+        let status = node.wait_for_end();
+        let log = node.last_log();
+        assert_eq!(status.code(), Some(1), "{log}");
+        let last = log.trim_end().lines().last().unwrap();
+        assert!(last.contains("the node ends") && last.contains(&format!("{file}, offset ")), "{log}");
+    }
+}
