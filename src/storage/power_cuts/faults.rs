@@ -1,5 +1,7 @@
 //! Disks that fail, hang or are full, without a power cut or before one.
 
+use std::time::Duration;
+
 use futures::stream;
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
@@ -117,8 +119,10 @@ async fn hanging_sync_acknowledges_nothing_and_appends_wait_at_the_bound_of_the_
     assert_eq!(store.progress.flushed(), Some(count - 1));
 }
 
-#[tokio::test]
+// A worker for each task, so that the clock goes on while all of them wait for a lock.
+#[tokio::test(flavor = "multi_thread", worker_threads = 10)]
 async fn hanging_sync_in_which_the_file_grows_holds_up_no_append() {
+    const READS: usize = 8;
     let disk = disk();
     let mut store = Store::open(&disk).unwrap();
     store.log.blocking_append((0..20).map(|index| entry(index, 100))).await.unwrap();
@@ -128,13 +132,25 @@ async fn hanging_sync_in_which_the_file_grows_holds_up_no_append() {
     disk.hold_syncs(LOG_FILE);
     store.log.append((20..24).map(|index| entry(index, 900_000)), IOFlushed::noop()).await.unwrap();
     assert!(disk.wait_for_held_sync());
-    let mut reader = store.log.reader();
-    let read = tokio::spawn(async move { reader.try_get_log_entries(0..10).await });
-    tokio::task::yield_now().await;
-    let append = store.log.append([entry(24, 0)], IOFlushed::noop());
-    tokio::time::timeout(std::time::Duration::from_secs(20), append).await.unwrap().unwrap();
+    let reads: Vec<_> = (0..READS)
+        .map(|_| {
+            let mut reader = store.log.reader();
+            tokio::spawn(async move { reader.try_get_log_entries(0..10).await })
+        })
+        .collect();
+    let append = tokio::spawn(async move {
+        for index in 24..200 {
+            tokio::task::yield_now().await;
+            store.log.append([entry(index, 0)], IOFlushed::noop()).await.unwrap();
+        }
+        store
+    });
+    let appended = tokio::time::timeout(Duration::from_secs(10), append).await;
     disk.release_syncs();
-    assert_eq!(read.await.unwrap().unwrap().len(), 10);
+    appended.expect("an append does not wait for the disk").unwrap();
+    for read in reads {
+        assert_eq!(read.await.unwrap().unwrap().len(), 10);
+    }
 }
 
 /// Appends and applies, with a checkpoint now and then, until something fails or all is done. Returns how
