@@ -1,0 +1,124 @@
+//! Appends to the log, each compared with a write and an fdatasync of the same bytes to a plain file.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aspen::kv::types::{Command, Key, Value};
+use aspen::raft::types::Entry;
+use aspen::storage::codec;
+use aspen::storage::log_redb::RedbLog;
+use aspen::storage::progress::Progress;
+use criterion::Criterion;
+use tokio::runtime::Runtime;
+
+use crate::figures::{Table, quantile, us};
+use crate::fixture;
+
+/// Entries in an append, and how much slower than the plain file it may be.
+const BATCHES: [(u64, f64); 3] = [(1, 3.5), (64, 3.3), (256, 3.8)];
+
+/// What the plain file is filled with beforehand: a file that grows would be slower.
+const PLAIN_FILE_BYTES: usize = 64 * 1024 * 1024;
+
+pub fn measure(criterion: &mut Criterion, table: &mut Table) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let mut group = criterion.benchmark_group("append");
+    group.warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(6));
+    for (entries, target) in BATCHES {
+        let mut pair = Pair::new();
+        group.bench_function(entries.to_string(), |bencher| {
+            bencher.iter_custom(|rounds| (0..rounds).map(|_| pair.round(&runtime, entries)).sum());
+        });
+        if pair.log_times.is_empty() {
+            continue;
+        }
+        let (log, plain) = (quantile(&mut pair.log_times, 0.5), quantile(&mut pair.plain_times, 0.5));
+        table.compare(
+            format!("append of {entries}, p50 to a plain file"),
+            log.as_secs_f64() / plain.as_secs_f64(),
+            "x",
+            target,
+            format!("{:.0} us to {:.0} us, {} rounds", us(log), us(plain), pair.log_times.len()),
+        );
+    }
+    group.finish();
+}
+
+/// A log and a plain file that get the same bytes.
+struct Pair {
+    log: RedbLog,
+    plain: PlainFile,
+    next: u64,
+    log_times: Vec<Duration>,
+    plain_times: Vec<Duration>,
+    _dir: tempfile::TempDir,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let dir = fixture::directory();
+        Self {
+            log: fixture::log(&dir, Arc::new(Progress::default())),
+            plain: PlainFile::new(&dir),
+            next: 0,
+            log_times: Vec::new(),
+            plain_times: Vec::new(),
+            _dir: dir,
+        }
+    }
+
+    /// One append to each, in turns first. Returns the log's time.
+    fn round(&mut self, runtime: &Runtime, count: u64) -> Duration {
+        let entries: Vec<Entry> = (self.next..self.next + count)
+            .map(|index| fixture::entry(index, &command(index)))
+            .collect();
+        self.next += count;
+        let bytes: Vec<u8> = entries.iter().flat_map(codec::seal).collect();
+        let plain_first = self.log_times.len().is_multiple_of(2);
+        if plain_first {
+            self.plain_times.push(self.plain.write(&bytes));
+        }
+        let started = Instant::now();
+        runtime.block_on(fixture::append(&mut self.log, entries));
+        let time = started.elapsed();
+        self.log_times.push(time);
+        if !plain_first {
+            self.plain_times.push(self.plain.write(&bytes));
+        }
+        time
+    }
+}
+
+/// A command of 256 bytes.
+fn command(index: u64) -> Command {
+    const VALUE_BYTES: usize = 225;
+    let key = Key::new(format!("key-{index:016x}").into_bytes()).unwrap();
+    Command::put(key, Value::new(vec![7; VALUE_BYTES]).unwrap())
+}
+
+struct PlainFile {
+    file: File,
+    offset: usize,
+}
+
+impl PlainFile {
+    fn new(dir: &tempfile::TempDir) -> Self {
+        let file = File::create(dir.path().join("plain")).unwrap();
+        file.write_all_at(&vec![0; PLAIN_FILE_BYTES], 0).unwrap();
+        file.sync_all().unwrap();
+        Self { file, offset: 0 }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Duration {
+        if self.offset + bytes.len() > PLAIN_FILE_BYTES {
+            self.offset = 0;
+        }
+        let started = Instant::now();
+        self.file.write_all_at(bytes, self.offset as u64).unwrap();
+        self.file.sync_data().unwrap();
+        self.offset += bytes.len();
+        started.elapsed()
+    }
+}
