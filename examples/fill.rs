@@ -45,6 +45,7 @@ async fn main() -> Result<(), anyhow::Error> {
         store.write(puts).await?;
         store.forget_history().await?;
         if from % (100 * BATCH) == 0 {
+            store.purge_log().await?;
             println!("{from} of {keys} keys, {:.0} s", started.elapsed().as_secs_f64());
         }
     }
@@ -77,7 +78,10 @@ impl Store {
         let last = log.get_log_state().await?.last_log_id.context("the node has no cluster yet")?;
         // What is committed and not applied is the node's own to apply.
         let (applied, _) = state.applied_state().await?;
-        ensure!(applied == Some(last), "the log ends at {last} and the state at {applied:?}: start the node once more");
+        ensure!(
+            applied == Some(last),
+            "the log ends at {last} and the state at {applied:?}: start the node once more"
+        );
         Ok(Self { log, state, last })
     }
 
@@ -113,10 +117,14 @@ impl Store {
 
     /// Leaves a snapshot behind, and a log that begins with it.
     async fn end(mut self) -> Result<(), anyhow::Error> {
+        tokio::task::block_in_place(|| self.state.reader().checkpoint())?;
         let snapshot = self.state.get_snapshot_builder().await.build_snapshot().await?;
         println!("a snapshot of {} MB", snapshot.snapshot.len() / 1_000_000);
+        self.purge_log().await
+    }
+
+    async fn purge_log(&mut self) -> Result<(), anyhow::Error> {
         let kept = self.last.index.saturating_sub(limits::LOG_KEPT_BEHIND_SNAPSHOT_ENTRIES);
-        self.log.purge(LogId::new(self.last.leader_id, kept)).await?;
-        Ok(())
+        Ok(self.log.purge(LogId::new(self.last.leader_id, kept)).await?)
     }
 }

@@ -48,6 +48,8 @@ const FIGURES: &[(&str, Kind, &str)] = &[
     ("aspen_log_entries_total", Kind::Counter, "Entries written to the log"),
     ("aspen_log_batch_entries", Kind::Histogram, "Entries that shared one fsync of the log"),
     ("aspen_log_fsync_seconds", Kind::Histogram, "Time to make a batch of entries durable"),
+    ("aspen_state_file_bytes", Kind::Gauge, "Length of the file of the state"),
+    ("aspen_state_shrinks_total", Kind::Counter, "Times that the state was copied into a smaller file"),
     ("aspen_store_revision", Kind::Gauge, "Revision of the store on this node"),
     ("aspen_transport_dials_total", Kind::Counter, "Connections dialed, by result"),
     ("aspen_transport_handshakes_dropped_total", Kind::Counter, "Handshakes dropped for too many at a time"),

@@ -6,6 +6,7 @@
 pub mod actor;
 pub mod construct;
 pub mod freshness;
+pub mod log_bounds;
 pub mod membership;
 pub mod observe;
 pub mod types;

@@ -11,7 +11,7 @@ use crate::limits;
 
 pub mod apply;
 mod batch;
-mod checkpoint;
+mod caretaker;
 pub mod codec;
 pub mod database;
 mod fused_file;
@@ -20,6 +20,7 @@ pub mod log_mem;
 pub mod log_redb;
 mod log_view;
 pub mod metadata;
+mod pace;
 pub mod progress;
 mod read;
 pub mod record;

@@ -13,7 +13,7 @@ use aspen::storage::progress::Progress;
 use criterion::Criterion;
 use tokio::runtime::Runtime;
 
-use crate::figures::{Table, quantile, us};
+use crate::figures::{Table, percentile, us};
 use crate::fixture;
 
 /// Entries in an append, and how much slower than the plain file it may be.
@@ -27,14 +27,13 @@ pub fn measure(criterion: &mut Criterion, table: &mut Table) {
     let mut group = criterion.benchmark_group("append");
     group.warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(6));
     for (entries, target) in BATCHES {
-        let mut pair = Pair::new();
+        let mut pair = None;
         group.bench_function(entries.to_string(), |bencher| {
+            let pair = pair.get_or_insert_with(Pair::new);
             bencher.iter_custom(|rounds| (0..rounds).map(|_| pair.round(&runtime, entries)).sum());
         });
-        if pair.log_times.is_empty() {
-            continue;
-        }
-        let (log, plain) = (quantile(&mut pair.log_times, 0.5), quantile(&mut pair.plain_times, 0.5));
+        let Some(mut pair) = pair else { continue };
+        let (log, plain) = (percentile(&mut pair.log_times, 50), percentile(&mut pair.plain_times, 50));
         table.compare(
             format!("append of {entries}, p50 to a plain file"),
             log.as_secs_f64() / plain.as_secs_f64(),
@@ -71,9 +70,8 @@ impl Pair {
 
     /// One append to each, in turns first. Returns the log's time.
     fn round(&mut self, runtime: &Runtime, count: u64) -> Duration {
-        let entries: Vec<Entry> = (self.next..self.next + count)
-            .map(|index| fixture::entry(index, &command(index)))
-            .collect();
+        let entries: Vec<Entry> =
+            (self.next..self.next + count).map(|index| fixture::entry(index, &command(index))).collect();
         self.next += count;
         let bytes: Vec<u8> = entries.iter().flat_map(codec::seal).collect();
         let plain_first = self.log_times.len().is_multiple_of(2);

@@ -18,23 +18,22 @@ pub fn measure(criterion: &mut Criterion, table: &mut Table) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let mut group = criterion.benchmark_group("apply");
     group.warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(5));
-    let mut bench = |name: &str, target: Option<f64>, with_session: bool| {
-        let mut work = Work::new(&runtime, with_session);
+    for (name, target, with_session) in
+        [("apply of 256", Some(TARGET_US), false), ("apply of 256 with sessions", None, true)]
+    {
+        let mut work = None;
         group.bench_function(name, |bencher| {
+            let work = work.get_or_insert_with(|| Work::new(&runtime, with_session));
             bencher.iter_custom(|rounds| (0..rounds).map(|_| work.round(&runtime)).sum());
         });
-        if work.puts == 0 {
-            return;
-        }
+        let Some(work) = work else { continue };
         let figure = us(work.cpu) / work.puts as f64;
         let remark = format!("{} puts over {KEYS} keys of {} B", work.puts, fixture::VALUE_BYTES);
         match target {
             Some(target) => table.compare(format!("{name}, CPU a put"), figure, "us", target, remark),
             None => table.tell(format!("{name}, CPU a put"), figure, "us", remark),
         }
-    };
-    bench("apply of 256", Some(TARGET_US), false);
-    bench("apply of 256 with sessions", None, true);
+    }
     group.finish();
 }
 

@@ -1,95 +1,129 @@
-//! What a client's writes notice of a snapshot that is built meanwhile.
+//! What a client's writes notice of snapshots that are built meanwhile.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use aspen::storage::log_redb::RedbLog;
 use aspen::storage::progress::Progress;
-use aspen::storage::state::StateMachine;
+use aspen::storage::state::{SnapshotBuilder, StateMachine};
+use criterion::Criterion;
 use openraft::storage::{RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
 
-use crate::figures::{Table, quantile, us};
+use crate::figures::{Table, percentile, us};
 use crate::{fixture, snapshot};
 
-/// Quiet time between snapshots.
-const QUIET: Duration = Duration::from_secs(3);
-const ROUNDS: usize = 5;
 const TARGET: f64 = 2.0;
+/// Turns of quiet and of snapshots, so that a busy neighbour troubles both.
+const TURNS: usize = 3;
 
-pub fn measure(table: &mut Table) {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let dir = fixture::directory();
-    let progress = Arc::new(Progress::default());
-    let log = fixture::log(&dir, progress.clone());
-    let state = fixture::state(&dir, progress);
+pub fn measure(criterion: &mut Criterion, table: &mut Table) {
+    let mut group = criterion.benchmark_group("write");
+    group.sample_size(10).warm_up_time(Duration::from_millis(100)).measurement_time(Duration::from_secs(4));
     let (mut quiet, mut busy) = (Vec::new(), Vec::new());
-    let mut writer = Writer { log, state, next: 0 };
-    let mut built_for = Duration::ZERO;
-    runtime.block_on(async {
-        writer.fill().await;
-        for _ in 0..ROUNDS {
-            let until = Instant::now() + QUIET;
-            writer.write_while(&mut quiet, || Instant::now() < until).await;
-            let mut builder = writer.state.get_snapshot_builder().await;
-            let started = Instant::now();
-            let build = tokio::spawn(async move { builder.build_snapshot().await.unwrap() });
-            writer.write_while(&mut busy, || !build.is_finished()).await;
-            built_for += started.elapsed();
-            build.await.unwrap();
-        }
-    });
-    for share in [0.5, 0.99] {
-        let (quiet_q, busy_q) = (quantile(&mut quiet, share), quantile(&mut busy, share));
-        let name = format!("writes during a snapshot, p{:.0}", share * 100.0);
+    let mut client = None;
+    let snapshots = Arc::new(AtomicU64::new(0));
+    for turn in 1..=TURNS {
+        group.bench_function(format!("quiet, turn {turn}"), |bencher| {
+            let client = client.get_or_insert_with(Client::new);
+            bencher.iter_custom(|writes| client.write(writes, &mut quiet));
+        });
+        group.bench_function(format!("during snapshots, turn {turn}"), |bencher| {
+            let client = client.get_or_insert_with(Client::new);
+            let builder = client.snapshot_builder();
+            let building = client.runtime.spawn(build_again_and_again(builder, snapshots.clone()));
+            bencher.iter_custom(|writes| client.write(writes, &mut busy));
+            building.abort();
+        });
+    }
+    group.finish();
+    if quiet.is_empty() || busy.is_empty() {
+        return;
+    }
+    for (percent, target) in [(50, None), (99, Some(TARGET))] {
+        let (quiet_q, busy_q) = (percentile(&mut quiet, percent), percentile(&mut busy, percent));
+        let name = format!("write during snapshots, p{percent}");
         let ratio = busy_q.as_secs_f64() / quiet_q.as_secs_f64();
         let remark = format!(
-            "{:.0} us to {:.0} us; {} and {} writes, {:.1} s a snapshot",
+            "{:.0} us to {:.0} us; {} snapshots, {} and {} writes",
             us(busy_q),
             us(quiet_q),
+            snapshots.load(Ordering::Relaxed),
             busy.len(),
             quiet.len(),
-            built_for.as_secs_f64() / ROUNDS as f64,
         );
-        match share {
-            0.99 => table.compare(name, ratio, "x", TARGET, remark),
-            _ => table.tell(name, ratio, "x", remark),
+        match target {
+            Some(target) => table.compare(name, ratio, "x", target, remark),
+            None => table.tell(name, ratio, "x", remark),
         }
+    }
+}
+
+async fn build_again_and_again(mut builder: SnapshotBuilder, count: Arc<AtomicU64>) {
+    loop {
+        builder.build_snapshot().await.unwrap();
+        count.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 /// A client of a cluster of one, without the network.
-struct Writer {
+struct Client {
+    runtime: Runtime,
     log: RedbLog,
     state: StateMachine,
     next: u64,
+    _dir: TempDir,
 }
 
-impl Writer {
-    async fn fill(&mut self) {
-        const BATCH: u64 = 1_024;
+impl Client {
+    fn new() -> Self {
+        let dir = fixture::directory();
+        let progress = Arc::new(Progress::default());
+        let log = fixture::log(&dir, progress.clone());
+        let state = fixture::state(&dir, progress);
+        let mut client = Self { runtime: Runtime::new().unwrap(), log, state, next: 0, _dir: dir };
+        client.fill();
+        client
+    }
+
+    fn fill(&mut self) {
+        const BATCH: u64 = 1_000;
         while self.next < snapshot::KEYS {
-            self.write(BATCH).await;
+            self.write_together(BATCH);
         }
         // The log is as short as it is kept in a node.
-        assert!(tokio::task::block_in_place(|| self.state.reader().checkpoint()).unwrap());
-        let last = self.log.get_log_state().await.unwrap().last_log_id.unwrap();
-        self.log.purge(last).await.unwrap();
+        assert!(self.state.reader().checkpoint().unwrap());
+        self.runtime.block_on(async {
+            let last = self.log.get_log_state().await.unwrap().last_log_id.unwrap();
+            self.log.purge(last).await.unwrap();
+        });
     }
 
-    async fn write_while(&mut self, times: &mut Vec<Duration>, go_on: impl Fn() -> bool) {
-        while go_on() {
+    fn snapshot_builder(&mut self) -> SnapshotBuilder {
+        self.runtime.block_on(self.state.get_snapshot_builder())
+    }
+
+    /// Writes one after the other. Returns the time that all of them took.
+    fn write(&mut self, count: u64, times: &mut Vec<Duration>) -> Duration {
+        let all = Instant::now();
+        for _ in 0..count {
             let started = Instant::now();
-            self.write(1).await;
+            self.write_together(1);
             times.push(started.elapsed());
         }
+        all.elapsed()
     }
 
-    async fn write(&mut self, count: u64) {
+    fn write_together(&mut self, count: u64) {
         let entries: Vec<_> = (self.next..self.next + count)
             .map(|index| fixture::entry(index, &fixture::put(index % snapshot::KEYS)))
             .collect();
         self.next += count;
-        fixture::append(&mut self.log, entries.clone()).await;
-        fixture::apply(&mut self.state, entries).await;
+        self.runtime.block_on(async {
+            fixture::append(&mut self.log, entries.clone()).await;
+            fixture::apply(&mut self.state, entries).await;
+        });
     }
 }

@@ -46,11 +46,10 @@ impl Table {
     }
 }
 
-/// The sample below which a share of all samples is.
-pub fn quantile(samples: &mut [Duration], share: f64) -> Duration {
+/// The sample below which so many percent of all samples are.
+pub fn percentile(samples: &mut [Duration], percent: usize) -> Duration {
     samples.sort_unstable();
-    let last = samples.len() - 1;
-    samples[((last as f64) * share).round() as usize]
+    samples[(samples.len() - 1) * percent / 100]
 }
 
 /// Microseconds.

@@ -4,7 +4,11 @@
 //! processor. The table at the end has the figures; files are made under `target/tmp`, because a
 //! temporary directory in memory would make every sync free.
 
-#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints, and ends where it cannot go on")]
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a benchmark prints, and ends where it cannot go on"
+)]
 
 mod append;
 mod apply;
@@ -20,8 +24,8 @@ fn main() {
     let mut table = figures::Table::default();
     append::measure(&mut criterion, &mut table);
     apply::measure(&mut criterion, &mut table);
-    snapshot::measure(&mut table);
-    during_snapshot::measure(&mut table);
+    snapshot::measure(&mut criterion, &mut table);
+    during_snapshot::measure(&mut criterion, &mut table);
     criterion.final_summary();
     table.print();
 }

@@ -99,6 +99,25 @@ impl StateReader {
         self.marks().applied_index()
     }
 
+    /// Bytes of commands applied since the state was opened.
+    pub fn applied_bytes(&self) -> u64 {
+        match &self.store {
+            Store::Memory(state) => state.applied_bytes(),
+            Store::Redb(state) => state.applied_bytes(),
+        }
+    }
+
+    /// Length of the state's file; none for a state in memory.
+    ///
+    /// # Errors
+    /// Where the operating system does not tell it.
+    pub fn file_bytes(&self) -> io::Result<Option<u64>> {
+        match &self.store {
+            Store::Memory(_) => Ok(None),
+            Store::Redb(state) => state.file_bytes().map(Some),
+        }
+    }
+
     /// Makes the applied state durable now, if the log is on disk as far as that. Returns whether it
     /// is durable. It blocks; a state in memory is as durable as it gets.
     ///
@@ -123,10 +142,10 @@ impl Store {
     async fn apply(&self, batch: Batch) -> io::Result<()> {
         let Batch { entries, responders, bytes } = batch;
         let results: Vec<Applied> = match self {
-            Self::Memory(state) => state.apply(&entries)?,
+            Self::Memory(state) => state.apply(&entries, bytes)?,
             Self::Redb(state) => {
                 let state = state.clone();
-                TypeConfig::spawn_blocking(move || state.apply(&entries, bytes)).await??
+                TypeConfig::spawn_blocking(move || state.apply(entries, bytes)).await??
             }
         };
         assert_eq!(results.len(), responders.len(), "each entry has one result");

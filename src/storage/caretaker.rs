@@ -1,13 +1,13 @@
-//! The thread that makes durable checkpoints, at an interval and when it is asked to.
+//! The threads that look after the state on disk, at an interval and when they are asked to.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// A thread that runs a checkpoint again and again. It ends, and is waited for, when this is dropped.
+/// A thread that does its work again and again. It ends, and is waited for, when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Checkpointer {
+pub(crate) struct Caretaker {
     bell: Arc<Bell>,
     thread: Option<JoinHandle<()>>,
 }
@@ -26,7 +26,7 @@ struct Rung {
 }
 
 impl Bell {
-    /// Asks for a checkpoint now.
+    /// Asks for the work now.
     pub(crate) fn ring(&self) {
         self.lock().now = true;
         self.heard.notify_one();
@@ -52,29 +52,30 @@ impl Bell {
     }
 }
 
-impl Checkpointer {
+impl Caretaker {
     pub(crate) fn start(
+        name: &str,
         bell: Arc<Bell>,
         interval: Duration,
-        checkpoint: impl Fn() + Send + 'static,
+        work: impl Fn() + Send + 'static,
     ) -> io::Result<Self> {
         let heard = bell.clone();
-        let thread = std::thread::Builder::new().name("state-checkpoint".to_owned()).spawn(move || {
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             while heard.wait(interval) {
-                checkpoint();
+                work();
             }
         })?;
         Ok(Self { bell, thread: Some(thread) })
     }
 }
 
-impl Drop for Checkpointer {
+impl Drop for Caretaker {
     fn drop(&mut self) {
         self.bell.stop();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("the checkpoint thread panicked");
+            tracing::error!("a thread that looks after the state panicked");
         }
     }
 }
