@@ -1,4 +1,7 @@
 //! Appends to the log, each compared with a write and an fdatasync of the same bytes to a plain file.
+//!
+//! The log is kept as long as a node keeps it, so that it writes to pages that it has used before. One
+//! that only grows would measure how the file system hands out blocks.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -6,11 +9,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aspen::kv::types::{Command, Key, Value};
+use aspen::limits;
 use aspen::raft::types::Entry;
 use aspen::storage::codec;
 use aspen::storage::log_redb::RedbLog;
 use aspen::storage::progress::Progress;
 use criterion::Criterion;
+use openraft::storage::RaftLogStorage;
 use tokio::runtime::Runtime;
 
 use crate::figures::{Table, percentile, us};
@@ -18,6 +23,13 @@ use crate::fixture;
 
 /// Entries in an append, and how much slower than the plain file it may be.
 const BATCHES: [(u64, f64); 3] = [(1, 3.5), (64, 3.3), (256, 3.8)];
+
+/// Rounds that are not counted: the log gets its length in them.
+const FIRST_ENTRIES: u64 = 3 * LOG_MAX_ENTRIES;
+
+/// Entries after which a node makes a snapshot and purges, and what it keeps behind the snapshot.
+const LOG_MAX_ENTRIES: u64 = limits::SNAPSHOT_EVERY_ENTRIES + LOG_KEPT_ENTRIES;
+const LOG_KEPT_ENTRIES: u64 = limits::LOG_KEPT_BEHIND_SNAPSHOT_ENTRIES;
 
 /// What the plain file is filled with beforehand: a file that grows would be slower.
 const PLAIN_FILE_BYTES: usize = 64 * 1024 * 1024;
@@ -29,7 +41,7 @@ pub fn measure(criterion: &mut Criterion, table: &mut Table) {
     for (entries, target) in BATCHES {
         let mut pair = None;
         group.bench_function(entries.to_string(), |bencher| {
-            let pair = pair.get_or_insert_with(Pair::new);
+            let pair = pair.get_or_insert_with(|| Pair::new(&runtime));
             bencher.iter_custom(|rounds| (0..rounds).map(|_| pair.round(&runtime, entries)).sum());
         });
         let Some(mut pair) = pair else { continue };
@@ -49,6 +61,7 @@ pub fn measure(criterion: &mut Criterion, table: &mut Table) {
 struct Pair {
     log: RedbLog,
     plain: PlainFile,
+    first: u64,
     next: u64,
     log_times: Vec<Duration>,
     plain_times: Vec<Duration>,
@@ -56,16 +69,26 @@ struct Pair {
 }
 
 impl Pair {
-    fn new() -> Self {
+    fn new(runtime: &Runtime) -> Self {
         let dir = fixture::directory();
-        Self {
-            log: fixture::log(&dir, Arc::new(Progress::default())),
+        let progress = Arc::new(Progress::default());
+        // The state is on disk as far as the log will ever be.
+        progress.set_durable(Some(u64::MAX - 1));
+        let mut pair = Self {
+            log: fixture::log(&dir, progress),
             plain: PlainFile::new(&dir),
+            first: 0,
             next: 0,
             log_times: Vec::new(),
             plain_times: Vec::new(),
             _dir: dir,
+        };
+        while pair.next < FIRST_ENTRIES {
+            pair.round(runtime, LOG_KEPT_ENTRIES);
         }
+        pair.log_times.clear();
+        pair.plain_times.clear();
+        pair
     }
 
     /// One append to each, in turns first. Returns the log's time.
@@ -84,6 +107,11 @@ impl Pair {
         self.log_times.push(time);
         if !plain_first {
             self.plain_times.push(self.plain.write(&bytes));
+        }
+        if self.next - self.first > LOG_MAX_ENTRIES {
+            self.first = self.next - LOG_KEPT_ENTRIES;
+            let to = fixture::log_id(self.first - 1);
+            runtime.block_on(self.log.purge(to)).unwrap();
         }
         time
     }

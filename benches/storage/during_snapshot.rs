@@ -11,6 +11,7 @@ use criterion::Criterion;
 use openraft::storage::{RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
 
 use crate::figures::{Table, percentile, us};
 use crate::{fixture, snapshot};
@@ -33,9 +34,12 @@ pub fn measure(criterion: &mut Criterion, table: &mut Table) {
         group.bench_function(format!("during snapshots, turn {turn}"), |bencher| {
             let client = client.get_or_insert_with(Client::new);
             let builder = client.snapshot_builder();
-            let building = client.runtime.spawn(build_again_and_again(builder, snapshots.clone()));
+            let stop = CancellationToken::new();
+            let build = build_until(stop.clone(), builder, snapshots.clone());
+            let building = client.runtime.spawn(build);
             bencher.iter_custom(|writes| client.write(writes, &mut busy));
-            building.abort();
+            stop.cancel();
+            client.runtime.block_on(building).unwrap();
         });
     }
     group.finish();
@@ -61,8 +65,9 @@ pub fn measure(criterion: &mut Criterion, table: &mut Table) {
     }
 }
 
-async fn build_again_and_again(mut builder: SnapshotBuilder, count: Arc<AtomicU64>) {
-    loop {
+/// Builds one after the other; the last one is built to its end.
+async fn build_until(stop: CancellationToken, mut builder: SnapshotBuilder, count: Arc<AtomicU64>) {
+    while !stop.is_cancelled() {
         builder.build_snapshot().await.unwrap();
         count.fetch_add(1, Ordering::Relaxed);
     }

@@ -45,10 +45,14 @@ pub fn log_elsewhere() -> Arc<Progress> {
     progress
 }
 
+/// The id of the entry at `index`.
+pub fn log_id(index: u64) -> LogId {
+    LogId::new(openraft::alias::LeaderIdOf::<TypeConfig>::new(1, NodeId(1)), index)
+}
+
 /// The entry at `index`, with a command.
 pub fn entry(index: u64, command: &Command) -> Entry {
-    let leader = openraft::alias::LeaderIdOf::<TypeConfig>::new(1, NodeId(1));
-    Entry::new(LogId::new(leader, index), EntryPayload::Normal(encode_command(command).unwrap()))
+    Entry::new(log_id(index), EntryPayload::Normal(encode_command(command).unwrap()))
 }
 
 /// A put of key number `key`. Numbers that follow each other are far apart in the order of keys.

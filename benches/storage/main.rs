@@ -15,6 +15,7 @@ mod apply;
 mod during_snapshot;
 mod figures;
 mod fixture;
+mod shrink;
 mod snapshot;
 
 use criterion::Criterion;
@@ -26,6 +27,7 @@ fn main() {
     apply::measure(&mut criterion, &mut table);
     snapshot::measure(&mut criterion, &mut table);
     during_snapshot::measure(&mut criterion, &mut table);
+    shrink::measure(&mut criterion, &mut table);
     criterion.final_summary();
     table.print();
 }

@@ -84,7 +84,7 @@ impl Pair {
 }
 
 /// Puts keys into an empty state.
-async fn fill(state: &mut StateMachine, keys: u64) {
+pub async fn fill(state: &mut StateMachine, keys: u64) {
     const BATCH: u64 = 4_000;
     for from in (0..keys).step_by(4_000) {
         let entries = (from..keys.min(from + BATCH)).map(|index| fixture::entry(index, &fixture::put(index)));

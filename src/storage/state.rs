@@ -19,7 +19,7 @@ use openraft::type_config::TypeConfigExt;
 use super::batch::{Batch, PublishedMarks};
 use super::snapshot::{SnapshotData, SnapshotInbox};
 use super::state_mem::MemState;
-use super::state_redb::RedbState;
+use super::state_redb::{RedbState, ShrinkError, Shrunk};
 use super::tables::StateError;
 use crate::kv::types::{KvError, RangeReply, ReadRequest, Revision};
 use crate::raft::types::{Applied, LogId, SnapshotMeta, StoredMembership, TypeConfig};
@@ -127,6 +127,18 @@ impl StateReader {
         match &self.store {
             Store::Memory(_) => Ok(true),
             Store::Redb(state) => state.checkpoint(),
+        }
+    }
+
+    /// Copies the state into a new file, which has no free pages, and goes on with that. It blocks, while
+    /// others read and write. Nothing for a state in memory.
+    ///
+    /// # Errors
+    /// [`ShrinkError`]; the state then goes on as it was.
+    pub fn shrink(&self) -> Result<Option<Shrunk>, ShrinkError> {
+        match &self.store {
+            Store::Memory(_) => Ok(None),
+            Store::Redb(state) => state.shrink().map(Some),
         }
     }
 

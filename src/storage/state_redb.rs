@@ -38,7 +38,9 @@ use super::{StorageError, StorageOptions, read};
 use crate::kv::types::{KvError, RangeReply, ReadRequest, Revision};
 use crate::limits;
 use crate::raft::types::{Applied, LogId, SnapshotMeta, StoredMembership};
+
 use shrink::{Behind, SHRUNK_STATE_FILE};
+pub use shrink::{ShrinkError, Shrunk};
 
 /// The file in a data directory. Must stay stable.
 pub const STATE_FILE: &str = "state.redb";
@@ -209,8 +211,7 @@ impl RedbState {
     }
 
     /// Copies the state into a smaller file.
-    #[cfg(test)]
-    pub(crate) fn shrink(&self) -> Result<shrink::Shrunk, shrink::ShrinkError> {
+    pub(crate) fn shrink(&self) -> Result<Shrunk, ShrinkError> {
         self.store.shrink()
     }
 

@@ -39,18 +39,18 @@ pub(super) const SHRUNK_STATE_FILE: &str = "state.redb.shrunk";
 
 /// What a copy achieved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Shrunk {
+pub struct Shrunk {
     /// Length of the file before.
-    pub(crate) before_bytes: u64,
+    pub before_bytes: u64,
     /// Length of the file now.
-    pub(crate) after_bytes: u64,
+    pub after_bytes: u64,
     /// How long writes waited in the end.
-    pub(crate) stalled: Duration,
+    pub stalled: Duration,
 }
 
 /// Why no copy took the file's place. The state goes on as it was.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ShrinkError {
+pub enum ShrinkError {
     /// Another one is under way.
     #[error("the state is being copied already")]
     Busy,

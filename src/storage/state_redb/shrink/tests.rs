@@ -52,12 +52,12 @@ impl Store {
         apply(self.state(), first, commands);
     }
 
-    fn put(&mut self, keys: std::ops::Range<u32>) {
+    fn put(&mut self, keys: std::ops::Range<u64>) {
         self.apply(keys.map(put).collect());
     }
 
     /// Leaves a file that is mostly empty: many keys are deleted, and forgotten.
-    fn put_and_delete(&mut self, keys: u32, kept: u32) {
+    fn put_and_delete(&mut self, keys: u64, kept: u64) {
         for from in (0..keys).step_by(1_000) {
             self.put(from..keys.min(from + 1_000));
         }
@@ -65,7 +65,7 @@ impl Store {
         self.apply(vec![Command::delete(span)]);
         let revision = self.state().marks().revision();
         let compact = Command::new(WriteOp::Compact { revision });
-        self.apply(vec![compact; keys as usize / limits::COMPACT_STEP_MAX_RECORDS * 2 + 2]);
+        self.apply(vec![compact; usize::try_from(keys).unwrap() / limits::COMPACT_STEP_MAX_RECORDS * 2 + 2]);
         assert_eq!(self.state().marks().compacted(), revision);
     }
 
@@ -84,11 +84,11 @@ fn apply(state: &RedbState, first: u64, commands: Vec<Command>) {
     state.apply((first..).zip(commands).map(entry).collect(), bytes).unwrap();
 }
 
-fn name(number: u32) -> Vec<u8> {
+fn name(number: u64) -> Vec<u8> {
     format!("key-{number:08}").into_bytes()
 }
 
-fn put(number: u32) -> Command {
+fn put(number: u64) -> Command {
     Command::put(Key::new(name(number)).unwrap(), Value::new(vec![7; VALUE_BYTES]).unwrap())
 }
 
@@ -142,7 +142,7 @@ fn reads_and_writes_go_on_while_the_state_is_copied() {
         let writer = scope.spawn(|| {
             let mut written = 0;
             while written < 20 || !done.load(Ordering::Relaxed) {
-                apply(state, first + written, vec![put(written as u32 % 5_000)]);
+                apply(state, first + written, vec![put(written % 5_000)]);
                 let (revision, _) =
                     state.read(&ReadRequest::get(Key::new(name(1)).unwrap())).unwrap().unwrap();
                 assert_eq!(revision, state.marks().revision());
@@ -157,7 +157,7 @@ fn reads_and_writes_go_on_while_the_state_is_copied() {
         written
     });
     assert_eq!(began_read().1.kvs.len(), 3_000, "a read that had begun ends on the old file");
-    twin.apply((0..written).map(|number| put(number as u32 % 5_000)).collect());
+    twin.apply((0..written).map(|number| put(number % 5_000)).collect());
     assert_eq!(store.state().dump(), twin.state().dump());
 }
 
