@@ -122,7 +122,7 @@ pub const COPY_STEP_BYTES: usize = 4 * 1024 * 1024;
 
 /// Time for which a copy of the state pauses at all. It reads one old view, none of whose pages can be
 /// used again meanwhile: the file grows with every write until the copy ends.
-pub const COPY_PAUSES_MAX_MS: u64 = 30_000;
+pub const COPY_PAUSES_MAX_MS: u64 = 10_000;
 
 /// Time between two looks whether the file of the state is far larger than what is in it.
 pub const SHRINK_CHECK_INTERVAL_MS: u64 = 10 * 60 * 1_000;
