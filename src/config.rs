@@ -173,6 +173,8 @@ pub struct RaftConfig {
     pub election_timeout_max_ms: u64,
     /// Applied entries after which a snapshot is made.
     pub snapshot_every_entries: u64,
+    /// Bytes of applied commands after which a snapshot is made.
+    pub snapshot_every_bytes: u64,
 }
 
 /// Settings of the databases.

@@ -219,6 +219,59 @@ pub const SNAPSHOT_CHUNK_MAX_BYTES: usize = 1024 * 1024;
 /// but none is twice as large. Anything above is damage, and not worth an allocation.
 pub const SNAPSHOT_CHUNK_READ_MAX_BYTES: usize = 2 * SNAPSHOT_CHUNK_MAX_BYTES;
 
+/// Work between two pauses while a file is copied or a snapshot is made. The pause is as long as the
+/// work was, so that writes get half of the disk and of the processors.
+pub const COPY_STEP_BYTES: usize = 4 * 1024 * 1024;
+
+/// Time for which a copy of the state pauses at all. It reads one old view, none of whose pages can be
+/// used again meanwhile: the file grows with every write until the copy ends.
+pub const COPY_PAUSES_MAX_MS: u64 = 10_000;
+
+/// Time between two looks whether the file of the state is far larger than what is in it.
+pub const SHRINK_CHECK_INTERVAL_MS: u64 = 10 * 60 * 1_000;
+
+/// Smallest file that is copied into a smaller one. Below it there is nothing worth the work.
+pub const SHRINK_MIN_BYTES: u64 = 64 * 1024 * 1024;
+
+/// How many times the bytes of its rows a file may have. Random inserts leave pages half empty, and the
+/// file grows in large steps, so up to twice is normal; a copied file must not be due again soon.
+pub const SHRINK_MIN_RATIO: u64 = 3;
+
+/// Room on the disk that a copy leaves free beside its own.
+pub const SHRINK_FREE_MIN_BYTES: u64 = 256 * 1024 * 1024;
+
+/// Commands applied while the state is copied, which are kept in memory to be applied to the copy. More
+/// than come in the time of a copy; above it the copy is given up.
+pub const SHRINK_BEHIND_MAX_BYTES: usize = 64 * 1024 * 1024;
+
+/// Commands that may be left when the copy takes the file's place. Writes wait while they are applied.
+pub const SHRINK_LAST_STEP_BYTES: usize = 256 * 1024;
+
+/// Rounds of applying to the copy what came during the round before. Each is far shorter than the one
+/// before it, unless the state changes faster than the disk takes it.
+pub const SHRINK_ROUNDS_MAX_COUNT: u32 = 20;
+
+/// Largest file of the state whose every page is checked when it is opened. A disk that has nothing of
+/// it in memory reads about 100 MB a second of scattered pages, and a start must not take many seconds.
+/// Larger files are opened by their last checkpoint, and checked while the node runs.
+pub const STATE_CHECK_AT_OPEN_MAX_BYTES: u64 = 256 * 1024 * 1024;
+
+/// Bytes of commands applied after which a snapshot is made. What is kept of the log is checked at each
+/// start, and sent to followers that were away.
+pub const SNAPSHOT_EVERY_BYTES: u64 = 128 * 1024 * 1024;
+
+/// Fewest bytes between two snapshots that can be set: a snapshot is a copy of everything.
+pub const SNAPSHOT_EVERY_MIN_BYTES: u64 = 1024 * 1024;
+
+/// Most bytes between two snapshots that can be set. All of it stands in the log.
+pub const SNAPSHOT_EVERY_MAX_BYTES: u64 = 16 * 1024 * 1024 * 1024;
+
+/// Time between two looks at how many bytes were applied since the last snapshot.
+pub const SNAPSHOT_CHECK_INTERVAL_MS: u64 = 1_000;
+
+/// Bytes of log entries kept although a snapshot covers them, for the same followers.
+pub const LOG_KEPT_BEHIND_SNAPSHOT_BYTES: u64 = 64 * 1024 * 1024;
+
 /// Applied entries after which a snapshot is made.
 pub const SNAPSHOT_EVERY_ENTRIES: u64 = 20_000;
 
@@ -456,3 +509,6 @@ const _: () = assert!(CLIENT_IDLE_TIMEOUT_MS < HTTP_HEADER_TIMEOUT_MS);
 const _: () = assert!((CLIENT_LANES_MAX_COUNT as u64) * 8 < SESSIONS_MAX_COUNT);
 const _: () = assert!(RANGE_MAX_BYTES * 4 < CLIENT_REPLY_MAX_BYTES);
 const _: () = assert!(HTTP_CONNECTIONS_MAX_COUNT > HTTP_REQUESTS_MAX_COUNT);
+const _: () = assert!(SHRINK_LAST_STEP_BYTES * 16 <= SHRINK_BEHIND_MAX_BYTES);
+const _: () = assert!(SNAPSHOT_EVERY_MIN_BYTES <= SNAPSHOT_EVERY_BYTES);
+const _: () = assert!(SNAPSHOT_EVERY_BYTES <= SNAPSHOT_EVERY_MAX_BYTES);

@@ -67,6 +67,8 @@ const FIGURES: &[(&str, Kind, &str)] = &[
     ("aspen_scrub_bytes_total", Kind::Counter, "Bytes searched for damage"),
     ("aspen_snapshot_damaged_total", Kind::Counter, "Damaged snapshots that were removed and made anew"),
     ("aspen_storage_damage_total", Kind::Counter, "Pieces of damage found in the log or the state"),
+    ("aspen_state_file_bytes", Kind::Gauge, "Length of the file of the state"),
+    ("aspen_state_shrinks_total", Kind::Counter, "Times that the state was copied into a smaller file"),
     ("aspen_store_revision", Kind::Gauge, "Revision of the store on this node"),
     ("aspen_transport_dials_total", Kind::Counter, "Connections dialed, by result"),
     ("aspen_transport_handshakes_dropped_total", Kind::Counter, "Handshakes dropped for too many at a time"),

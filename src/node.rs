@@ -297,6 +297,8 @@ impl Node {
         parts.recovery(service.clone());
         parts.disk(service.clone());
         parts.history(service, config.kv.history_revisions);
+        let every_bytes = config.raft.snapshot_every_bytes;
+        parts.log_bounds(started.raft.clone(), started.reader.clone(), every_bytes);
         parts.membership(started.raft.clone(), transport.clone());
         parts.peers(transport.clone(), metadata.clone());
         parts.endpoint_file(transport.clone(), data_dir.path().to_owned());

@@ -8,6 +8,7 @@ pub mod actor;
 pub mod construct;
 pub mod freshness;
 pub mod handover;
+pub mod log_bounds;
 pub mod membership;
 pub mod observe;
 pub mod operations;

@@ -11,8 +11,8 @@ use crate::limits;
 
 pub mod apply;
 mod batch;
+mod caretaker;
 mod checked_file;
-mod checkpoint;
 pub mod codec;
 pub mod damage;
 pub mod database;
@@ -24,6 +24,7 @@ pub mod log_redb;
 mod log_view;
 pub mod metadata;
 mod overlay;
+mod pace;
 pub mod pressure;
 pub mod progress;
 mod read;

@@ -104,6 +104,12 @@ fn check_raft(loaded: &Loaded) -> Result<(), ConfigError> {
         "raft.snapshot_every_entries",
         raft.snapshot_every_entries,
         1..=limits::REPLICATION_LAG_MAX_ENTRIES - 1,
+    )?;
+    within(
+        loaded,
+        "raft.snapshot_every_bytes",
+        raft.snapshot_every_bytes,
+        limits::SNAPSHOT_EVERY_MIN_BYTES..=limits::SNAPSHOT_EVERY_MAX_BYTES,
     )
 }
 

@@ -5,7 +5,7 @@
 
 use crate::limits::{
     CACHE_DEFAULT_BYTES, CHECKPOINT_INTERVAL_MS, HISTORY_DEFAULT_REVISIONS, SCRUB_INTERVAL_S,
-    SNAPSHOT_EVERY_ENTRIES,
+    SNAPSHOT_EVERY_BYTES, SNAPSHOT_EVERY_ENTRIES,
 };
 use crate::telemetry;
 
@@ -125,6 +125,12 @@ pub(super) const KEYS: &[Key] = &[
         "1 to 39999 entries",
     ),
     Key::new(
+        "raft.snapshot_every_bytes",
+        Kind::Number,
+        Default::Number(SNAPSHOT_EVERY_BYTES),
+        "1048576 (1 MiB) to 17179869184 (16 GiB) bytes",
+    ),
+    Key::new(
         "storage_options.cache_bytes",
         Kind::Number,
         Default::Number(CACHE_DEFAULT_BYTES),
@@ -207,6 +213,7 @@ mod tests {
             ("raft.heartbeat_interval_ms", [HEARTBEAT_MIN_INTERVAL_MS, HEARTBEAT_MIN_INTERVAL_MS]),
             ("raft.election_timeout_max_ms", [ELECTION_MAX_TIMEOUT_MS, ELECTION_MAX_TIMEOUT_MS]),
             ("raft.snapshot_every_entries", [1, REPLICATION_LAG_MAX_ENTRIES - 1]),
+            ("raft.snapshot_every_bytes", [SNAPSHOT_EVERY_MIN_BYTES, SNAPSHOT_EVERY_MAX_BYTES]),
             ("storage_options.cache_bytes", [CACHE_MIN_BYTES, CACHE_MAX_BYTES]),
             (
                 "storage_options.checkpoint_interval_ms",

@@ -18,7 +18,7 @@ use crate::kv::service::{KvService, disk, history};
 use crate::kv::types::{NodeId, NodeInfo};
 use crate::limits;
 use crate::metrics::Metrics;
-use crate::raft::{RaftHandle, observe};
+use crate::raft::{RaftHandle, log_bounds, observe};
 use crate::storage::metadata::Metadata;
 use crate::storage::scrub::Scrubber;
 use crate::storage::state::StateReader;
@@ -84,6 +84,18 @@ impl Parts<'_> {
             async move {
                 disk::watch(service).await;
                 Ok(())
+            }
+        });
+    }
+
+    /// Makes snapshots when the log has grown by so many bytes.
+    pub fn log_bounds(&self, raft: RaftHandle, reader: StateReader, every_bytes: u64) {
+        self.housekeeping("log-bounds", move || {
+            let bounded = log_bounds::keep_bounded(raft.clone(), reader.clone(), every_bytes);
+            async move {
+                // Raft has ended; its actor says why.
+                bounded.await.ok();
+                pending().await
             }
         });
     }
@@ -244,5 +256,8 @@ fn publish(raft: &RaftHandle, reader: &StateReader) {
         .set(index(metrics.last_applied.as_ref().map(|log_id| log_id.index())));
     ::metrics::gauge!("aspen_raft_snapshot_index")
         .set(index(metrics.snapshot.as_ref().map(|log_id| log_id.index())));
+    if let Ok(Some(bytes)) = reader.file_bytes() {
+        ::metrics::gauge!("aspen_state_file_bytes").set(bytes as f64);
+    }
     ::metrics::gauge!("aspen_store_revision").set(reader.revision().0 as f64);
 }

@@ -78,19 +78,26 @@ pub(super) fn open_or_create_checked(
     init: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
 ) -> Result<(Database, CheckedFile), OpenDatabaseError> {
     create_if_missing(&**disk, path, cache_bytes, init)?;
-    open_checked(disk, path, cache_bytes, Fuse::default(), alarm)
+    open_checked(disk, path, cache_bytes, Fuse::default(), alarm, u64::MAX)
 }
 
-/// Opens the database that stands at `path`. Its blocks are checked whenever they are read.
+/// Opens the database that stands at `path`. Its blocks are checked whenever they are read, and all of
+/// it now if it is no longer than `whole_check_max_bytes`.
 pub(super) fn open_checked(
     disk: &Arc<dyn Disk>,
     path: &Path,
     cache_bytes: usize,
     fuse: Fuse,
     alarm: &DamageAlarm,
+    whole_check_max_bytes: u64,
 ) -> Result<(Database, CheckedFile), OpenDatabaseError> {
     let file = FusedFile::new(open_file(&**disk, path)?, fuse);
-    on_checked(CheckedFile::new(file, Some(disk.clone()), path, alarm.clone()), path, cache_bytes)
+    let file_bytes = file.len().map_err(|source| OpenDatabaseError::Io { path: path.to_owned(), source })?;
+    let check = file_bytes <= whole_check_max_bytes;
+    if !check {
+        info!(path = %path.display(), file_bytes, "too large to be checked at the start; it is checked while it is used");
+    }
+    on_checked(CheckedFile::new(file, Some(disk.clone()), path, alarm.clone()), path, cache_bytes, check)
 }
 
 /// Makes an empty database at `path`, where nothing may stand. Its blocks are checked whenever they are
@@ -105,15 +112,18 @@ pub(super) fn create_checked(
 ) -> Result<(Database, CheckedFile), OpenDatabaseError> {
     let io = |source| OpenDatabaseError::Io { path: path.to_owned(), source };
     let file = FusedFile::new(disk.create_database(path).map_err(io)?, fuse);
-    on_checked(CheckedFile::new(file, Some(disk.clone()), final_path, alarm.clone()), path, cache_bytes)
+    on_checked(CheckedFile::new(file, Some(disk.clone()), final_path, alarm.clone()), path, cache_bytes, true)
 }
 
 fn on_checked(
     file: CheckedFile,
     path: &Path,
     cache_bytes: usize,
+    check: bool,
 ) -> Result<(Database, CheckedFile), OpenDatabaseError> {
-    let database = guarded(path, || Ok(builder(path, cache_bytes).create_with_backend(file.clone())?))?;
+    let mut builder = builder(path, cache_bytes);
+    builder.set_check_integrity_on_open(check);
+    let database = guarded(path, || Ok(builder.create_with_backend(file.clone())?))?;
     Ok((database, file))
 }
 

@@ -65,6 +65,12 @@ pub trait Disk: fmt::Debug + Send + Sync {
     /// Where it is not there, or that cannot be told.
     fn allocated_bytes(&self, path: &Path) -> io::Result<u64>;
 
+    /// What this process may still write to the file system on which a file is.
+    ///
+    /// # Errors
+    /// Where that cannot be told.
+    fn free_bytes(&self, path: &Path) -> io::Result<u64>;
+
     /// Makes an empty file for a database, which must not be there yet.
     ///
     /// # Errors

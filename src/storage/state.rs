@@ -20,7 +20,7 @@ use super::batch::{Batch, PublishedMarks};
 use super::snapshot::{SnapshotData, SnapshotInbox};
 use super::space::Space;
 use super::state_mem::MemState;
-use super::state_redb::RedbState;
+use super::state_redb::{RedbState, ShrinkError, Shrunk};
 use super::tables::StateError;
 use crate::kv::types::{KvError, RangeReply, ReadRequest, Revision};
 use crate::limits;
@@ -152,6 +152,25 @@ impl StateReader {
         self.marks().applied_index()
     }
 
+    /// Bytes of commands applied since the state was opened.
+    pub fn applied_bytes(&self) -> u64 {
+        match &self.store {
+            Store::Memory(state) => state.applied_bytes(),
+            Store::Redb(state) => state.applied_bytes(),
+        }
+    }
+
+    /// Length of the state's file; none for a state in memory.
+    ///
+    /// # Errors
+    /// Where the operating system does not tell it.
+    pub fn file_bytes(&self) -> io::Result<Option<u64>> {
+        match &self.store {
+            Store::Memory(_) => Ok(None),
+            Store::Redb(state) => state.file_bytes().map(Some),
+        }
+    }
+
     /// Makes the applied state durable now, if the log is on disk as far as that. Returns whether it
     /// is durable. It blocks; a state in memory is as durable as it gets.
     ///
@@ -161,6 +180,18 @@ impl StateReader {
         match &self.store {
             Store::Memory(_) => Ok(true),
             Store::Redb(state) => state.checkpoint(),
+        }
+    }
+
+    /// Copies the state into a new file, which has no free pages, and goes on with that. It blocks, while
+    /// others read and write. Nothing for a state in memory.
+    ///
+    /// # Errors
+    /// [`ShrinkError`]; the state then goes on as it was.
+    pub fn shrink(&self) -> Result<Option<Shrunk>, ShrinkError> {
+        match &self.store {
+            Store::Memory(_) => Ok(None),
+            Store::Redb(state) => state.shrink().map(Some),
         }
     }
 
@@ -176,10 +207,10 @@ impl Store {
     async fn apply(&self, batch: Batch) -> io::Result<()> {
         let Batch { entries, responders, bytes } = batch;
         let results: Vec<Applied> = match self {
-            Self::Memory(state) => state.apply(&entries)?,
+            Self::Memory(state) => state.apply(&entries, bytes)?,
             Self::Redb(state) => {
                 let state = state.clone();
-                TypeConfig::spawn_blocking(move || state.apply(&entries, bytes)).await??
+                TypeConfig::spawn_blocking(move || state.apply(entries, bytes)).await??
             }
         };
         assert_eq!(results.len(), responders.len(), "each entry has one result");

@@ -2,6 +2,7 @@
 //! must come back under a new id.
 
 use std::io::{self, BufReader};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::batch::{self, BatchEntry, Marks, PublishedMarks};
@@ -23,6 +24,8 @@ pub(crate) struct MemState {
     tables: RwLock<MemTables>,
     snapshot: Mutex<Option<(SnapshotMeta, SnapshotData)>>,
     marks: PublishedMarks,
+    /// Bytes of commands applied.
+    applied_bytes: AtomicU64,
 }
 
 impl MemState {
@@ -35,8 +38,13 @@ impl MemState {
         Ok((head::load_applied(&*tables)?, head::load_membership(&*tables)?))
     }
 
-    pub(crate) fn apply(&self, entries: &[BatchEntry]) -> Result<Vec<Applied>, StateError> {
+    pub(crate) fn applied_bytes(&self) -> u64 {
+        self.applied_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn apply(&self, entries: &[BatchEntry], bytes: usize) -> Result<Vec<Applied>, StateError> {
         let mut tables = self.tables_mut();
+        self.applied_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         let (results, marks) = batch::apply(&mut *tables, entries)?;
         self.marks.set(marks);
         Ok(results)

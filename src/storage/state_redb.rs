@@ -10,9 +10,14 @@
 //!   longer than [`limits::CHECKPOINT_FLUSH_WAIT_MS`] and an fsync.
 //! - A crash at any point leaves the old or the new state whole.
 
+mod rebuild;
+mod scrub;
+mod shrink;
+
 use std::io::{self, BufReader, BufWriter, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -20,13 +25,14 @@ use redb::{Database, Durability, ReadTransaction, ReadableDatabase};
 use tracing::{error, warn};
 
 use super::batch::{self, BatchEntry, Marks, PublishedMarks};
+use super::caretaker::{Bell, Caretaker};
 use super::checked_file::CheckedFile;
-use super::checkpoint::{Bell, Checkpointer};
 use super::damage::DamageAlarm;
 use super::database::{self, panic_message};
 use super::disk::{self, Disk, RealDisk};
 use super::fused_file::Fuse;
 use super::head;
+use super::pace::PacedWriter;
 use super::progress::Progress;
 use super::snapshot::files::SnapshotDir;
 use super::snapshot::format;
@@ -39,10 +45,9 @@ use crate::kv::types::{KvError, RangeReply, ReadRequest, Revision};
 use crate::limits;
 use crate::raft::types::{Applied, LogId, SnapshotMeta, StoredMembership};
 
-mod rebuild;
-mod scrub;
-
 pub(super) use rebuild::Rebuild;
+use shrink::{Behind, SHRUNK_STATE_FILE};
+pub use shrink::{ShrinkError, Shrunk};
 
 /// The file in a data directory. Must stay stable.
 pub const STATE_FILE: &str = "state.redb";
@@ -77,8 +82,9 @@ pub fn open_on(
 
 /// The state on disk, and the thread that makes checkpoints of it.
 pub(crate) struct RedbState {
-    // Ends before the store is closed.
-    checkpointer: Option<Checkpointer>,
+    // Both end before the store is closed.
+    checkpointer: Option<Caretaker>,
+    shrinker: Option<Caretaker>,
     store: Arc<RedbStore>,
 }
 
@@ -95,6 +101,12 @@ struct RedbStore {
     handle: RwLock<Arc<Handle>>,
     /// Held by whoever writes. The published marks change only under it.
     writer: Mutex<Pending>,
+    /// Held while the state is copied into a smaller file.
+    shrinking: Mutex<()>,
+    /// Set when the store is about to be closed.
+    closing: AtomicBool,
+    /// Bytes of commands applied since the store was opened.
+    applied_bytes: AtomicU64,
 }
 
 /// An open database.
@@ -105,11 +117,14 @@ struct Handle {
 }
 
 /// What is not durable yet.
+#[derive(Default)]
 struct Pending {
     /// Applied index of the last checkpoint.
     durable_index: Option<u64>,
     /// Bytes of commands applied since.
     bytes: u64,
+    /// What was applied since a copy of the state was begun, if one is.
+    behind: Option<Behind>,
 }
 
 /// A consistent view of a state that is on disk, as is the log that leads to it.
@@ -136,9 +151,17 @@ impl RedbState {
                 Err(error) => error!(%error, "a checkpoint of the state failed"),
             }
         };
-        let checkpointer = Checkpointer::start(store.bell.clone(), options.checkpoint_interval, checkpoint)
+        let interval = options.checkpoint_interval;
+        let checkpointer = Caretaker::start("state-checkpoint", store.bell.clone(), interval, checkpoint)
             .map_err(StorageError::io("start the checkpoint thread for", &store.path))?;
-        Ok(Self { checkpointer: Some(checkpointer), store })
+        let shrink = {
+            let store = store.clone();
+            move || store.shrink_if_due()
+        };
+        let interval = Duration::from_millis(limits::SHRINK_CHECK_INTERVAL_MS);
+        let shrinker = Caretaker::start("state-shrink", Arc::default(), interval, shrink)
+            .map_err(StorageError::io("start the copying thread for", &store.path))?;
+        Ok(Self { checkpointer: Some(checkpointer), shrinker: Some(shrinker), store })
     }
 
     pub(crate) fn snapshots(&self) -> &Arc<SnapshotDir> {
@@ -155,7 +178,12 @@ impl RedbState {
         Ok((head::load_applied(&tables)?, head::load_membership(&tables)?))
     }
 
-    pub(crate) fn apply(&self, entries: &[BatchEntry], bytes: usize) -> Result<Vec<Applied>, StateError> {
+    /// Bytes of commands applied since the store was opened.
+    pub(crate) fn applied_bytes(&self) -> u64 {
+        self.store.applied_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn apply(&self, entries: Vec<BatchEntry>, bytes: usize) -> Result<Vec<Applied>, StateError> {
         self.store.watched(|| self.store.apply(entries, bytes))
     }
 
@@ -185,10 +213,10 @@ impl RedbState {
     }
 
     pub(crate) fn build_snapshot(&self) -> io::Result<(SnapshotMeta, SnapshotData)> {
-        let view = self.store.durable_view()?;
+        let view = self.store.durable_view(|_| {})?;
         let tables = RedbRead::new(view.transaction);
         let file = self.store.snapshots.create_temporary()?;
-        let mut out = BufWriter::new(file.writer());
+        let mut out = BufWriter::new(PacedWriter::new(file.writer(), || file.sync()));
         let meta = format::write(&tables, &mut out)?;
         out.flush()?;
         drop(out);
@@ -197,7 +225,7 @@ impl RedbState {
 
     /// What the database takes up on disk, which a snapshot does not exceed.
     pub(crate) fn file_bytes(&self) -> io::Result<u64> {
-        self.store.disk.allocated_bytes(&self.store.path)
+        self.store.file_bytes()
     }
 
     /// How long a snapshot would be now. It reads all of the state.
@@ -229,6 +257,11 @@ impl RedbState {
         }
     }
 
+    /// Copies the state into a smaller file.
+    pub(crate) fn shrink(&self) -> Result<Shrunk, ShrinkError> {
+        self.store.shrink()
+    }
+
     /// Leaves the disk as a crash would now.
     #[cfg(test)]
     pub(crate) fn cut_power(&self) {
@@ -238,6 +271,8 @@ impl RedbState {
 
 impl Drop for RedbState {
     fn drop(&mut self) {
+        self.store.closing.store(true, Ordering::Relaxed);
+        drop(self.shrinker.take());
         drop(self.checkpointer.take());
         // Closing the database makes all of it durable, which may be more than the log is.
         match self.store.checkpoint(Duration::ZERO) {
@@ -260,6 +295,7 @@ impl RedbStore {
     ) -> Result<Self, StorageError> {
         disk.create_dir_all(dir).map_err(StorageError::io("make the data directory", dir))?;
         remove_leftover(&*disk, &dir.join(NEW_STATE_FILE))?;
+        remove_leftover(&*disk, &dir.join(SHRUNK_STATE_FILE))?;
         let snapshots = SnapshotDir::open(disk.clone(), dir.join(SNAPSHOT_DIR))?;
         let path = dir.join(STATE_FILE);
         if !disk.exists(&path).map_err(StorageError::io("look for the database", &path))? {
@@ -280,7 +316,10 @@ impl RedbStore {
             marks: published,
             bell: Arc::default(),
             handle: RwLock::new(Arc::new(handle)),
-            writer: Mutex::new(Pending { durable_index: marks.applied_index, bytes: 0 }),
+            writer: Mutex::new(Pending { durable_index: marks.applied_index, ..Pending::default() }),
+            shrinking: Mutex::default(),
+            closing: AtomicBool::default(),
+            applied_bytes: AtomicU64::default(),
         })
     }
 
@@ -306,14 +345,18 @@ impl RedbStore {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn apply(&self, entries: &[BatchEntry], bytes: usize) -> Result<Vec<Applied>, StateError> {
+    fn apply(&self, entries: Vec<BatchEntry>, bytes: usize) -> Result<Vec<Applied>, StateError> {
         let mut pending = self.writer();
         let handle = self.handle();
         let mut transaction = handle.database.begin_write().map_err(StateError::database)?;
         transaction.set_durability(Durability::None).map_err(StateError::database)?;
-        let (results, marks) = batch::apply(&mut RedbWrite::new(&transaction)?, entries)?;
+        let (results, marks) = batch::apply(&mut RedbWrite::new(&transaction)?, &entries)?;
         transaction.commit().map_err(StateError::database)?;
         self.marks.set(marks);
+        if let Some(behind) = &mut pending.behind {
+            behind.push(entries, bytes);
+        }
+        self.applied_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         pending.bytes += bytes as u64;
         if pending.bytes >= limits::CHECKPOINT_MAX_BYTES {
             self.bell.ring();
@@ -351,26 +394,31 @@ impl RedbStore {
             return Ok(());
         }
         let mut transaction = self.handle().database.begin_write().map_err(StateError::database)?;
-        // A flipped bit in a file that is committed in one phase can bring an older commit back, to
-        // which the log does not reach any more.
-        transaction.set_two_phase_commit(true);
+        // In two phases: a flipped bit in a file that is committed in one can bring an older commit back,
+        // to which the log does not reach any more. And with what is needed to open the file at once.
+        transaction.set_quick_repair(true);
         let committed = self.progress.syncs().time(SyncedFile::State, || transaction.commit());
         committed.map_err(StateError::database)?;
-        *pending = Pending { durable_index: applied, bytes: 0 };
+        (pending.durable_index, pending.bytes) = (applied, 0);
         self.progress.set_durable(applied);
         self.progress.count_save();
         Ok(())
     }
 
-    /// Waits until the applied state can be made durable, does it, and returns a view of it.
-    fn durable_view(&self) -> io::Result<DurableView> {
+    /// Waits until the applied state can be made durable, does it, and returns a view of it. `begin` is
+    /// called before anything is applied after the view.
+    fn durable_view(&self, begin: impl FnOnce(&mut Pending)) -> io::Result<DurableView> {
         let deadline = Instant::now() + blocking(Duration::from_millis(limits::SNAPSHOT_FLUSH_WAIT_MS));
         loop {
+            if self.closing.load(Ordering::Relaxed) {
+                return Err(io::Error::new(io::ErrorKind::Interrupted, "the state is being closed"));
+            }
             let mut pending = self.writer();
             if self.log_reaches_state(Duration::from_millis(limits::CHECKPOINT_FLUSH_WAIT_MS)) {
                 self.commit_durably(&mut pending)?;
                 let handle = self.handle();
                 let transaction = handle.database.begin_read().map_err(StateError::database)?;
+                begin(&mut pending);
                 return Ok(DurableView { transaction, _handle: handle });
             }
             drop(pending);
@@ -405,7 +453,7 @@ impl RedbStore {
         // Its file has no name any more.
         old.fuse.blow();
         self.marks.set(marks);
-        *pending = Pending { durable_index: marks.applied_index, bytes: 0 };
+        *pending = Pending { durable_index: marks.applied_index, ..Pending::default() };
         self.progress.set_durable(marks.applied_index);
         Ok(())
     }
@@ -486,7 +534,7 @@ fn fill_database<T, E: From<StateError>>(
     fill: impl FnOnce(&mut RedbWrite<'_>) -> Result<T, E>,
 ) -> Result<T, E> {
     let mut transaction = handle.database.begin_write().map_err(StateError::database)?;
-    transaction.set_two_phase_commit(true);
+    transaction.set_quick_repair(true);
     let filled = fill(&mut RedbWrite::new(&transaction)?)?;
     transaction.commit().map_err(StateError::database)?;
     Ok(filled)
@@ -513,7 +561,14 @@ fn open_existing(
     alarm: &DamageAlarm,
 ) -> Result<(Handle, Marks), StorageError> {
     let fuse = Fuse::default();
-    let (database, file) = database::open_checked(disk, path, options.cache(), fuse.clone(), alarm)?;
+    let (database, file) = database::open_checked(
+        disk,
+        path,
+        options.cache(),
+        fuse.clone(),
+        alarm,
+        limits::STATE_CHECK_AT_OPEN_MAX_BYTES,
+    )?;
     let handle = Handle { database, file, fuse };
     let loaded = handle.read().and_then(|tables| {
         tables.open_all()?;

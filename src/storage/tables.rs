@@ -17,7 +17,7 @@ use super::record::DecodeCommandError;
 
 mod on_redb;
 
-pub(crate) use on_redb::{RedbRead, RedbWrite};
+pub(crate) use on_redb::{RedbRead, RedbWrite, append_rows};
 
 /// A table of the state. The numbers and names are on disk and in snapshots: they must stay stable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

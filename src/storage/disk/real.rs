@@ -58,6 +58,11 @@ impl Disk for RealDisk {
         Ok(fs::metadata(path)?.blocks() * BLOCK_BYTES)
     }
 
+    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        let disk = rustix::fs::statvfs(path)?;
+        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+
     fn create_database(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>> {
         backend(create_new(path)?)
     }

@@ -157,6 +157,11 @@ impl TemporaryFile {
         Appender::new(self.file.clone())
     }
 
+    /// Makes durable what has been written so far.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.file.sync()
+    }
+
     /// Makes what was written durable.
     pub(crate) fn finish(self) -> io::Result<SnapshotData> {
         self.file.sync()?;

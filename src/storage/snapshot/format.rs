@@ -19,8 +19,8 @@ use std::ops::Bound;
 
 use crate::limits;
 use crate::raft::types::SnapshotMeta;
-use crate::storage::head;
 use crate::storage::tables::{ReadTables, StateError, Table};
+use crate::storage::{head, record};
 
 // On disk and on the wire: they must stay stable.
 const MAGIC: [u8; 8] = *b"ASPENSNP";
@@ -129,7 +129,7 @@ impl Totals {
     }
 }
 
-/// Writes all rows of a state.
+/// Writes all rows of a state, each of whose checksums is looked at.
 pub(crate) fn write(tables: &impl ReadTables, out: &mut impl Write) -> io::Result<SnapshotMeta> {
     let meta = head::snapshot_meta(tables)?;
     out.write_all(&MAGIC)?;
@@ -142,6 +142,8 @@ pub(crate) fn write(tables: &impl ReadTables, out: &mut impl Write) -> io::Resul
     for table in Table::ALL {
         for row in tables.rows(table, (Bound::Unbounded, Bound::Unbounded))? {
             let (key, value) = row?;
+            // Damage must not spread to the nodes that get the snapshot.
+            record::check_row(table, &key, &value)?;
             let row_bytes = 1 + 2 * size_of::<u32>() + key.len() + value.len();
             if !chunk.is_empty() && chunk.len() + row_bytes > limits::SNAPSHOT_CHUNK_MAX_BYTES {
                 totals.add_chunk(write_block(out, &chunk)?);

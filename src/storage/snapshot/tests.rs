@@ -6,12 +6,14 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::storage::disk::RealDisk;
+use crate::storage::record;
 use crate::storage::tables::{MemTables, Table, WriteTables, dump};
 
+/// Rows with checksums, as all that are stored have.
 fn tables(rows: impl IntoIterator<Item = (Table, Vec<u8>, Vec<u8>)>) -> MemTables {
     let mut tables = MemTables::default();
     for (table, key, value) in rows {
-        tables.put(table, &key, &value).unwrap();
+        tables.put(table, &key, &record::seal(table, &key, &(), &value)).unwrap();
     }
     tables
 }
@@ -65,7 +67,7 @@ fn every_truncation_and_every_addition_is_noticed() {
 fn chunk_that_is_missing_is_noticed_although_the_others_are_whole() {
     let megabyte = |key: u8| (Table::Data, vec![key], vec![key; 1_000_000]);
     let whole = written(&tables((0..3).map(megabyte)));
-    let row_bytes = 1_000_000 + 1 + 1 + 8;
+    let row_bytes = 1_000_000 + size_of::<u32>() + 1 + 1 + 8;
     let block_bytes = row_bytes + 8;
     let first_chunk = whole.len() - format::TRAILER_BYTES - 3 * block_bytes;
     let mut missing = whole[..first_chunk].to_vec();

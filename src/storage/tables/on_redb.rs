@@ -3,11 +3,15 @@
 use std::array;
 use std::cell::OnceCell;
 use std::iter::Map;
-use std::ops::Deref;
+use std::ops::{Bound, Deref};
 
+use bytes::Bytes;
 use redb::{
-    AccessGuard, Range, ReadOnlyTable, ReadTransaction, ReadableTable, TableDefinition, WriteTransaction,
+    AccessGuard, CursorError, Range, ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata,
+    TableDefinition, WriteTransaction,
 };
+
+use crate::storage::record;
 
 use super::{ReadTables, RowBounds, StateError, Table, WriteTables};
 
@@ -63,6 +67,11 @@ impl RedbRead {
         Table::ALL.into_iter().try_for_each(|table| self.table(table).map(drop))
     }
 
+    /// The rows in a table, as it counts them itself.
+    pub(crate) fn count(&self, table: Table) -> Result<u64, StateError> {
+        self.table(table)?.len().map_err(StateError::database)
+    }
+
     fn table(&self, table: Table) -> Result<&ReadOnlyTable<Raw, Raw>, StateError> {
         let cell = &self.tables[table.index()];
         if let Some(open) = cell.get() {
@@ -98,6 +107,38 @@ impl<'t> RedbWrite<'t> {
         let [data, tombstones, history, sessions, session_order, leases, meta] = Table::ALL.map(open);
         Ok(Self { tables: [data?, tombstones?, history?, sessions?, session_order?, leases?, meta?] })
     }
+}
+
+/// Adds rows behind all others of a table, in their order, until there are `max_bytes` or no more.
+/// Returns how many there were, and whether there may be more.
+pub(crate) fn append_rows<'a>(
+    transaction: &WriteTransaction,
+    table: Table,
+    rows: &mut impl Iterator<Item = RedbRow<'a>>,
+    max_bytes: usize,
+) -> Result<(u64, bool), StateError> {
+    let mut to = transaction.open_table(definition(table)).map_err(StateError::database)?;
+    let mut end = to.upper_bound_mut(Bound::<&[u8]>::Unbounded).map_err(StateError::database)?;
+    let (mut count, mut bytes) = (0, 0);
+    for row in rows {
+        let (key, value) = row?;
+        record::check_row(table, &key, &value)?;
+        end.insert_before(&*key, &*value).map_err(|error| match error {
+            CursorError::Storage(error) => StateError::database(error),
+            // Keys that do not grow: a page stands in the wrong place.
+            other => {
+                StateError::Malformed { table, key: Bytes::copy_from_slice(&key), reason: other.to_string() }
+            }
+        })?;
+        count += 1;
+        bytes += key.len() + value.len();
+        if bytes >= max_bytes {
+            end.close().map_err(StateError::database)?;
+            return Ok((count, true));
+        }
+    }
+    end.close().map_err(StateError::database)?;
+    Ok((count, false))
 }
 
 impl ReadTables for RedbWrite<'_> {

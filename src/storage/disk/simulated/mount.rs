@@ -88,6 +88,11 @@ impl Disk for Mount {
         Ok(state.files[&id].image.allocated_bytes())
     }
 
+    fn free_bytes(&self, _path: &Path) -> io::Result<u64> {
+        let state = self.disk.enter(self.life)?;
+        Ok(state.faults.capacity_bytes.map_or(u64::MAX, |all| all.saturating_sub(state.allocated_bytes())))
+    }
+
     fn create_database(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>> {
         Ok(Box::new(self.create_file(path)?))
     }

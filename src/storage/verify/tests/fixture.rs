@@ -100,7 +100,7 @@ fn a_store_of_format_1_answers_a_retry_as_it_did_first() {
     let retry = Command { session: Some(tag), ..Command::put(key("key-6"), Value::new("other").unwrap()) };
     let entry = Entry::new(id(60), EntryPayload::Normal(encode_command(&retry).unwrap()));
     let batch = Batch::of(vec![entry]).unwrap();
-    let applied = open.state.on_disk().unwrap().apply(&batch.entries, batch.bytes).unwrap();
+    let applied = open.state.on_disk().unwrap().apply(batch.entries, batch.bytes).unwrap();
     let [Applied::Command(Ok(reply))] = &applied[..] else { panic!("{applied:?}") };
     assert!(reply.replayed && reply.revision == Revision(53), "{reply:?}");
     assert_eq!(open.state.reader().revision(), Revision(56), "it was applied once");

@@ -1,21 +1,21 @@
-//! Durable checkpoints, made at an interval and when one is asked for: by a thread, or by a task in the
+//! Who looks after the state on disk, at an interval and when asked to: a thread, or a task in the
 //! simulation, which has one thread and time of its own.
 
 #[cfg(madsim)]
-pub(crate) use simulated::{Bell, Checkpointer};
+pub(crate) use simulated::{Bell, Caretaker};
 #[cfg(not(madsim))]
-pub(crate) use threaded::{Bell, Checkpointer};
+pub(crate) use threaded::{Bell, Caretaker};
 
 #[cfg(not(madsim))]
 mod threaded {
     use std::io;
-    use std::sync::{Arc, Condvar, Mutex};
+    use std::sync::{Arc, Condvar, Mutex, MutexGuard};
     use std::thread::JoinHandle;
     use std::time::Duration;
 
-    /// A thread that runs a checkpoint again and again. It ends, and is waited for, when this is dropped.
+    /// A thread that does its work again and again. It ends, and is waited for, when this is dropped.
     #[derive(Debug)]
-    pub(crate) struct Checkpointer {
+    pub(crate) struct Caretaker {
         bell: Arc<Bell>,
         thread: Option<JoinHandle<()>>,
     }
@@ -34,7 +34,7 @@ mod threaded {
     }
 
     impl Bell {
-        /// Asks for a checkpoint now.
+        /// Asks for the work now.
         pub(crate) fn ring(&self) {
             self.lock().now = true;
             self.heard.notify_one();
@@ -55,35 +55,35 @@ mod threaded {
             !rung.stop
         }
 
-        fn lock(&self) -> std::sync::MutexGuard<'_, Rung> {
+        fn lock(&self) -> MutexGuard<'_, Rung> {
             self.rung.lock().expect("no code panics while it holds this lock")
         }
     }
 
-    impl Checkpointer {
+    impl Caretaker {
         pub(crate) fn start(
+            name: &str,
             bell: Arc<Bell>,
             interval: Duration,
-            checkpoint: impl Fn() + Send + 'static,
+            work: impl Fn() + Send + 'static,
         ) -> io::Result<Self> {
             let heard = bell.clone();
-            let thread =
-                std::thread::Builder::new().name("state-checkpoint".to_owned()).spawn(move || {
-                    while heard.wait(interval) {
-                        checkpoint();
-                    }
-                })?;
+            let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+                while heard.wait(interval) {
+                    work();
+                }
+            })?;
             Ok(Self { bell, thread: Some(thread) })
         }
     }
 
-    impl Drop for Checkpointer {
+    impl Drop for Caretaker {
         fn drop(&mut self) {
             self.bell.stop();
             if let Some(thread) = self.thread.take()
                 && thread.join().is_err()
             {
-                tracing::error!("the checkpoint thread panicked");
+                tracing::error!("a thread that looks after the state panicked");
             }
         }
     }
@@ -97,32 +97,33 @@ mod simulated {
 
     use tokio::sync::Notify;
 
-    /// A task that runs a checkpoint again and again. It ends with the node.
+    /// A task that does its work again and again. It ends with the node.
     #[derive(Debug)]
-    pub(crate) struct Checkpointer(());
+    pub(crate) struct Caretaker(());
 
     /// Wakes the task before its time.
     #[derive(Debug, Default)]
     pub(crate) struct Bell(Notify);
 
     impl Bell {
-        /// Asks for a checkpoint now.
+        /// Asks for the work now.
         pub(crate) fn ring(&self) {
             self.0.notify_one();
         }
     }
 
-    impl Checkpointer {
+    impl Caretaker {
         pub(crate) fn start(
+            _name: &str,
             bell: Arc<Bell>,
             interval: Duration,
-            checkpoint: impl Fn() + Send + 'static,
+            work: impl Fn() + Send + 'static,
         ) -> io::Result<Self> {
             tokio::spawn(async move {
-                // It holds only its bell and what the checkpoint needs, which a killed node takes along.
+                // It holds only its bell and what the work needs, which a killed node takes along.
                 loop {
                     tokio::time::timeout(interval, bell.0.notified()).await.ok();
-                    checkpoint();
+                    work();
                 }
             });
             Ok(Self(()))
