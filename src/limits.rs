@@ -192,6 +192,10 @@ pub const SCRUB_STEP_MAX_MS: u64 = 100;
 /// core; a store of 1 GiB takes about a quarter of an hour.
 pub const SCRUB_MAX_BYTES_PER_SECOND: u64 = 4 * 1024 * 1024;
 
+/// The same in the first pass, which is the first look at every page of a state that was too large to be
+/// checked at the start: half a minute for a GiB.
+pub const SCRUB_FIRST_MAX_BYTES_PER_SECOND: u64 = 32 * 1024 * 1024;
+
 /// Pause between two passes of the scrub. Damage is rare, and a restart checks everything anyway.
 pub const SCRUB_INTERVAL_S: u64 = 6 * 60 * 60;
 
@@ -486,6 +490,7 @@ const _: () = assert!(CHECKPOINT_INTERVAL_MS <= CHECKPOINT_MAX_INTERVAL_MS);
 const _: () = assert!(CACHE_MIN_BYTES <= CACHE_DEFAULT_BYTES && CACHE_DEFAULT_BYTES <= CACHE_MAX_BYTES);
 const _: () = assert!(SCRUB_MIN_INTERVAL_S <= SCRUB_INTERVAL_S && SCRUB_INTERVAL_S <= SCRUB_MAX_INTERVAL_S);
 const _: () = assert!(SCRUB_STEP_MAX_BYTES as u64 <= SCRUB_MAX_BYTES_PER_SECOND);
+const _: () = assert!(SCRUB_MAX_BYTES_PER_SECOND <= SCRUB_FIRST_MAX_BYTES_PER_SECOND);
 const _: () = assert!(HISTORY_DEFAULT_REVISIONS <= HISTORY_MAX_REVISIONS);
 const _: () = assert!(DISK_RESERVE_MIN_BYTES <= DISK_RESERVE_DEFAULT_MIN_BYTES);
 const _: () = assert!(DISK_RESERVE_DEFAULT_MIN_BYTES < DISK_RESERVE_DEFAULT_MAX_BYTES);

@@ -179,6 +179,8 @@ impl Parts<'_> {
 
 async fn scrub(scrubber: Scrubber, interval: Duration) -> Result<(), anyhow::Error> {
     let mut pause = interval.min(Duration::from_secs(limits::SCRUB_FIRST_AFTER_S));
+    // A large state was not checked at the start: the first pass makes up for that.
+    let mut bytes_per_second = limits::SCRUB_FIRST_MAX_BYTES_PER_SECOND;
     loop {
         tokio::time::sleep(pause).await;
         pause = interval;
@@ -192,20 +194,19 @@ async fn scrub(scrubber: Scrubber, interval: Duration) -> Result<(), anyhow::Err
             let read;
             (pass, read) = stepped.await?;
             match read {
-                Ok(Some(bytes)) => tokio::time::sleep(scrub_pause(bytes)).await,
+                Ok(Some(bytes)) => {
+                    // Keeps the scrub within its budget.
+                    tokio::time::sleep(Duration::from_micros(bytes * 1_000_000 / bytes_per_second)).await;
+                }
                 Ok(None) => break,
                 // The part that waits for damage has the word.
                 Err(_) => pending().await,
             }
         }
+        bytes_per_second = limits::SCRUB_MAX_BYTES_PER_SECOND;
         let (tally, took) = (pass.tally(), pass.duration());
         tracing::info!(records = tally.records, blocks = tally.blocks, ?took, "searched the disk for damage");
     }
-}
-
-/// The pause after a step that keeps the scrub within its budget.
-fn scrub_pause(bytes: u64) -> Duration {
-    Duration::from_micros(bytes * 1_000_000 / limits::SCRUB_MAX_BYTES_PER_SECOND)
 }
 
 async fn follow_membership(raft: RaftHandle, transport: Transport) -> Result<(), anyhow::Error> {
