@@ -40,6 +40,16 @@ async fn answered(client: &mut PeerClient, arrived: &mut Arrived) {
     assert_eq!(answer.unwrap(), Ok(None));
 }
 
+/// The next heartbeat comes on a new stream of the same connection, and is answered there.
+async fn answered_on_a_new_stream(client: &mut PeerClient, before: &Arrived) {
+    let (next, _arrived) = tokio::join!(beat(client), async {
+        let mut arrived = Arrived::next_on(before.connection.clone()).await;
+        arrived.answer_one().await;
+        arrived
+    });
+    assert_eq!(next.unwrap(), Ok(None));
+}
+
 #[tokio::test]
 async fn heartbeats_that_are_answered_share_one_stream() {
     let follower = Follower::start().await;
@@ -67,13 +77,7 @@ async fn a_late_answer_is_never_taken_for_that_of_another_heartbeat() {
     let newer = Vote::new_committed(7, NodeId(2));
     arrived.answers.send(Err(StreamAppendError::HigherVote(newer))).await.ok();
 
-    let connection = arrived.connection.clone();
-    let (next, _arrived) = tokio::join!(beat(&mut client), async {
-        let mut arrived = Arrived::next_on(connection).await;
-        arrived.answer_one().await;
-        arrived
-    });
-    assert_eq!(next.unwrap(), Ok(None));
+    answered_on_a_new_stream(&mut client, &arrived).await;
 }
 
 #[tokio::test]
@@ -89,13 +93,7 @@ async fn a_refused_heartbeat_is_the_last_of_its_stream() {
     });
     assert_eq!(refused.unwrap(), Err(StreamAppendError::HigherVote(newer)));
 
-    let connection = arrived.connection.clone();
-    let (next, _arrived) = tokio::join!(beat(&mut client), async {
-        let mut arrived = Arrived::next_on(connection).await;
-        arrived.answer_one().await;
-        arrived
-    });
-    assert_eq!(next.unwrap(), Ok(None));
+    answered_on_a_new_stream(&mut client, &arrived).await;
 }
 
 #[tokio::test]
