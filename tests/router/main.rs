@@ -51,6 +51,13 @@ macro_rules! on_disk {
 }
 
 mod append_entries;
+mod client_api;
 mod elect;
 mod life_cycle;
+mod membership;
+mod metrics;
+mod replication;
 mod routing;
+mod snapshot_building;
+mod snapshot_streaming;
+mod state_machine;

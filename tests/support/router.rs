@@ -36,8 +36,10 @@ use aspen::raft::construct::{RaftSettings, RaftTimings};
 use aspen::raft::observe::{self, Metrics};
 use aspen::raft::types::{Applied, Entry, LogId, Proposal, TypeConfig};
 use aspen::storage::record::encode_command;
-use aspen::storage::snapshot::SnapshotInbox;
+use aspen::storage::snapshot::{SnapshotData, SnapshotInbox};
 use aspen::storage::state::StateReader;
+use futures::StreamExt;
+use openraft::alias::SnapshotOf;
 use openraft::errors::{ClientWriteError, ForwardReason, RaftError};
 use openraft::metrics::Wait;
 use openraft::type_config::TypeConfigExt;
@@ -51,6 +53,9 @@ use self::storage::{Disk, LogReader, Storage};
 
 /// Far more than anything here takes: a wait as long has failed.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A snapshot of the state.
+pub type Snapshot = SnapshotOf<TypeConfig, SnapshotData>;
 
 /// How a cluster is set up.
 #[derive(Clone, Copy, Debug)]
@@ -196,11 +201,6 @@ impl AspenRouter {
         &self.node(id).reader
     }
 
-    /// Where a node receives snapshots.
-    pub fn inbox(&self, id: u64) -> &SnapshotInbox {
-        &self.node(id).inbox
-    }
-
     /// A node's newest metrics.
     pub fn metrics(&self, id: u64) -> Metrics {
         observe::metrics(self.raft(id))
@@ -228,8 +228,13 @@ impl AspenRouter {
 
     /// Waits until something is true of the network's record, which tells no one when it changes.
     pub async fn eventually(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        self.eventually_async(what, async |router: &Self| holds(router)).await;
+    }
+
+    /// The same for what must be waited for to be known, such as a node's log.
+    pub async fn eventually_async(&self, what: &str, holds: impl AsyncFn(&Self) -> bool) {
         let until = tokio::time::Instant::now() + PATIENCE;
-        while !holds(self) {
+        while !holds(self).await {
             assert!(tokio::time::Instant::now() < until, "not within {PATIENCE:?}: {what}");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -295,9 +300,12 @@ impl AspenRouter {
 
     /// Adds a node without a vote and waits until it has caught up. Returns the index of the change.
     pub async fn add_learner(&self, leader: u64, id: u64) -> u64 {
-        let added = self.raft(leader).add_learner(NodeId(id), info(id), true);
-        let added = tokio::time::timeout(PATIENCE, added).await.expect("the learner catches up");
-        added.expect("the leader adds it").log_id.index
+        // openraft's own wait ends at a lag that it would take for none.
+        let added = self.raft(leader).add_learner(NodeId(id), info(id), false);
+        let added = tokio::time::timeout(PATIENCE, added).await.expect("the change ends");
+        let last = added.expect("the leader adds it").log_id.index;
+        self.await_applied(&[id], last).await;
+        last
     }
 
     /// Changes the voters, and waits until the change is through. Returns the index of its last entry.
@@ -463,6 +471,18 @@ impl AspenRouter {
         self.raft(id).trigger().purge_log(snapshot.index).await.expect("Raft runs");
         let purged = self.wait(id).purged(Some(snapshot), "purged").await;
         purged.expect("the log is purged").purged.expect("it was just seen")
+    }
+
+    /// A node's snapshot, as another one would have received it.
+    pub async fn copy_snapshot(&self, from: u64, to: u64) -> Snapshot {
+        let current = self.raft(from).get_snapshot().await.expect("Raft runs");
+        let Snapshot { meta, snapshot } = current.expect("the node has a snapshot");
+        let mut incoming = self.node(to).inbox.begin().expect("there is room for a snapshot");
+        let mut pieces = std::pin::pin!(snapshot.pieces());
+        while let Some(piece) = pieces.next().await {
+            incoming.write(piece.expect("it can be read")).await.expect("it can be written");
+        }
+        Snapshot { meta, snapshot: incoming.finish().await.expect("it can be made durable") }
     }
 
     // What was sent

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use aspen::kv::types::{NodeId, NodeInfo};
-use aspen::raft::observe;
+use aspen::raft::{RaftHandle, observe};
 use aspen::raft::types::{TypeConfig, Vote};
 use aspen::storage::snapshot::SnapshotData;
 use futures::future::BoxFuture;
@@ -220,10 +220,11 @@ impl NetStreamAppend<TypeConfig> for Wire {
     }
 }
 
-/// An open stream of appends.
+/// An open stream of appends. It does not keep the other node's stores open, as its door would.
 struct Flow {
     wire: Wire,
-    door: Door,
+    raft: RaftHandle,
+    session: u64,
     state: Mutex<FlowState>,
 }
 
@@ -237,7 +238,7 @@ struct FlowState {
 
 impl Flow {
     fn new(wire: Wire, door: Door) -> Self {
-        Self { wire, door, state: Mutex::default() }
+        Self { wire, raft: door.raft, session: door.session, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, FlowState> {
@@ -265,7 +266,7 @@ impl Flow {
             }
         });
         let requests = requests.take_until(closed.clone().cancelled_owned());
-        let results = self.door.raft.stream_append(requests).boxed();
+        let results = self.raft.stream_append(requests).boxed();
         answers(self, results, closed.drop_guard())
     }
 
@@ -280,11 +281,11 @@ impl Flow {
         let rpc = self.rpc(&request);
         let door = self.wire.fabric.connect(self.wire.to)?;
         self.wire.fabric.admit(&door, &rpc)?;
-        if door.session != self.door.session {
+        if door.session != self.session {
             return Err(Failure::Lost);
         }
         self.state().pending.push_back(rpc);
-        self.note_freshness(&request);
+        note_freshness(&door, &request);
         Ok((request, whole))
     }
 
@@ -304,13 +305,13 @@ impl Flow {
             commit: request.leader_commit,
         })
     }
+}
 
-    /// Tells the node that its leader spoke, as the real transport does.
-    fn note_freshness(&self, request: &AppendRequest) {
-        if request.vote >= observe::metrics(&self.door.raft).vote {
-            let committed = request.leader_commit.map(|log_id| log_id.index);
-            self.door.freshness.heard(committed, self.door.reader.applied_index());
-        }
+/// Tells a node that its leader spoke, as the real transport does.
+fn note_freshness(door: &Door, request: &AppendRequest) {
+    if request.vote >= observe::metrics(&door.raft).vote {
+        let committed = request.leader_commit.map(|log_id| log_id.index);
+        door.freshness.heard(committed, door.reader.applied_index());
     }
 }
 
