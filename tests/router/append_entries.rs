@@ -26,14 +26,14 @@ on_each_storage!(
     a_stream_ends_with_its_first_conflict,
     a_membership_holds_once_appended_and_goes_when_it_is_cut,
     a_leader_that_meets_a_higher_vote_steps_down,
-    a_batch_accepted_in_part_is_continued_where_it_ended,
     a_hundred_other_entries_are_replaced,
     a_batch_larger_than_a_message_arrives_whole,
-    a_lost_learner_holds_up_no_commit,
 );
 in_memory!(
     an_unreachable_follower_is_tried_less_and_less_often,
     a_follower_is_served_again_after_a_backoff,
+    a_batch_accepted_in_part_is_continued_where_it_ended,
+    a_lost_learner_holds_up_no_commit,
 );
 
 /// A node whose log has entries of these terms, committed up to an index.
@@ -186,7 +186,8 @@ async fn a_leader_that_meets_a_higher_vote_steps_down(storage: Storage) {
     let last = router.last_log_id(2).await;
     let granted = router.raft(2).vote(urgent_vote(7, 3, Some(last))).await.unwrap();
     assert!(granted.vote_granted);
-    let stepped_down = router.until(1, "stepped down", |metrics| metrics.state == ServerState::Follower).await;
+    let stepped_down =
+        router.until(1, "stepped down", |metrics| metrics.state == ServerState::Follower).await;
     assert_eq!((stepped_down.current_term, stepped_down.current_leader), (7, None));
 }
 
@@ -203,7 +204,8 @@ async fn a_batch_accepted_in_part_is_continued_where_it_ended(storage: Storage) 
     router.assert_same_state(&[1, 2, 3], last).await;
 
     let delivered = router.delivered_to(2);
-    let indexes: Vec<_> = delivered.iter().flat_map(|delivery| delivery.rpc.entries()).map(|id| id.index).collect();
+    let indexes: Vec<_> =
+        delivered.iter().flat_map(|delivery| delivery.rpc.entries()).map(|id| id.index).collect();
     assert_eq!(indexes, (before + 1..=last).collect::<Vec<_>>());
 }
 

@@ -27,9 +27,7 @@ on_each_storage!(
     a_write_of_a_session_whose_answer_is_lost_is_applied_once,
     only_one_of_two_that_compare_and_set_succeeds,
     many_writers_on_all_nodes_get_revisions_of_their_own,
-    raft_itself_names_the_leader_to_whoever_writes_to_a_follower,
     a_batch_is_answered_in_its_order,
-    a_node_of_no_cluster_serves_nobody,
 );
 in_memory!(
     a_linearizable_read_without_a_majority_is_refused,
@@ -38,6 +36,8 @@ in_memory!(
     a_write_finds_the_new_leader_while_the_old_one_is_gone,
     a_write_that_begins_during_a_transfer_succeeds,
     a_member_that_does_not_lead_forwards_no_request_twice,
+    raft_itself_names_the_leader_to_whoever_writes_to_a_follower,
+    a_node_of_no_cluster_serves_nobody,
 );
 on_disk!(a_write_is_there_after_a_restart, a_restarted_follower_serves_reads_once_it_has_caught_up);
 
@@ -105,7 +105,9 @@ async fn a_linearizable_read_on_a_follower_sees_the_newest_write(storage: Storag
         let service = services[2].clone();
         async move { get(&service, "k").await }
     });
-    router.eventually("it asks the leader", |router| router.counts(3, 1, RpcKind::Forward).answered > 0).await;
+    router
+        .eventually("it asks the leader", |router| router.counts(3, 1, RpcKind::Forward).answered > 0)
+        .await;
     assert!(!reading.is_finished());
     gate.open();
     assert_eq!(reading.await.unwrap(), found("new"));

@@ -26,6 +26,7 @@ in_memory!(a_fresh_node_is_passive);
 #[cfg(debug_assertions)]
 in_memory!(a_leader_stops_rather_than_count_on_a_log_that_is_gone);
 on_disk!(
+    a_node_that_has_just_started_knows_what_it_has,
     a_single_node_is_back_by_itself_with_all_it_had,
     a_restarted_leader_does_not_lead_on,
     a_restarted_follower_catches_up,
@@ -41,7 +42,9 @@ async fn a_fresh_node_is_passive(storage: Storage) {
     router.add_nodes(&[1, 2, 3]).await;
     for id in [1, 2, 3] {
         let acts = |metrics: &aspen::raft::observe::Metrics| {
-            metrics.state != ServerState::Learner || metrics.current_term > 0 || metrics.last_log_index.is_some()
+            metrics.state != ServerState::Learner
+                || metrics.current_term > 0
+                || metrics.last_log_index.is_some()
         };
         router.never(id, 10, "anything but a learner without a log", acts).await;
         assert!(router.delivered_to(id).is_empty());
@@ -104,6 +107,22 @@ async fn a_single_node_is_back_by_itself_with_all_it_had(storage: Storage) {
     assert!(router.metrics(1).current_term > before.0);
     assert_eq!(router.contents(1), before.1);
     router.write(1, 1).await;
+}
+
+/// Whoever asks a node that has just started is not told that it has no log and no cluster.
+async fn a_node_that_has_just_started_knows_what_it_has(storage: Storage) {
+    let mut router = AspenRouter::new(storage);
+    router.new_cluster(&[1, 2, 3], &[]).await;
+    let last = router.write(1, 5).await;
+    router.await_applied(&[3], last).await;
+    let before = router.metrics(3);
+    router.isolate(3);
+    router.restart(3).await;
+    // Without a wait: nothing else has run since its start.
+    let after = router.metrics(3);
+    assert_eq!(after.last_log_index, Some(last));
+    assert_eq!(after.membership_config, before.membership_config);
+    assert_eq!(after.vote, before.vote);
 }
 
 /// A leader that was away for a moment waits for an election: it may not reuse its term.

@@ -17,23 +17,14 @@ use crate::router::{AspenRouter, PATIENCE, RouterSettings, ids, index, info};
 
 on_each_storage!(
     a_learner_is_added_and_gets_all_there_is,
-    a_learner_that_is_added_again_stays_as_it_is,
     a_learner_becomes_a_voter_whose_vote_counts,
     a_change_passes_through_a_joint_membership,
-    a_node_that_is_no_member_cannot_become_a_voter,
-    an_empty_set_of_voters_is_refused,
-    a_follower_changes_nothing_and_names_the_leader,
-    a_node_of_no_cluster_changes_nothing,
     a_removed_follower_hears_nothing_more,
     a_removed_leader_hands_over_and_leaves,
-    a_leader_that_becomes_a_learner_leads_on,
     a_removed_node_can_be_added_again,
-    an_unreachable_follower_can_be_removed,
     all_voters_can_be_replaced,
     a_cluster_grows_from_one_to_five_and_shrinks_again,
-    a_change_that_is_based_on_an_old_membership_is_refused,
     a_learner_follows_while_the_voters_change,
-    a_change_goes_through_while_a_follower_hangs,
 );
 in_memory!(
     a_learner_never_asks_for_votes_nor_gives_any,
@@ -44,6 +35,15 @@ in_memory!(
     a_change_that_was_not_committed_is_taken_back,
     a_new_leader_keeps_a_joint_membership_until_it_is_told_to_end_it,
     a_removed_follower_unseats_nobody,
+    a_node_that_is_no_member_cannot_become_a_voter,
+    an_empty_set_of_voters_is_refused,
+    a_follower_changes_nothing_and_names_the_leader,
+    a_node_of_no_cluster_changes_nothing,
+    a_leader_that_becomes_a_learner_leads_on,
+    a_change_that_is_based_on_an_old_membership_is_refused,
+    a_change_goes_through_while_a_follower_hangs,
+    a_learner_that_is_added_again_stays_as_it_is,
+    an_unreachable_follower_can_be_removed,
 );
 on_disk!(a_membership_outlives_a_restart);
 
@@ -55,7 +55,9 @@ fn change_in_background(raft: &RaftHandle, voters: &[u64]) -> tokio::task::JoinH
     tokio::spawn(async move { raft.change_membership(voters, true).await })
 }
 
-fn refusal(written: Written) -> ChangeMembershipError<openraft::alias::CommittedLeaderIdOf<TypeConfig>, NodeId> {
+fn refusal(
+    written: Written,
+) -> ChangeMembershipError<openraft::alias::CommittedLeaderIdOf<TypeConfig>, NodeId> {
     match written {
         Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(refusal))) => refusal,
         other => panic!("the change was not refused: {other:?}"),
@@ -195,7 +197,11 @@ async fn a_learner_never_asks_for_votes_nor_gives_any(storage: Storage) {
     router.await_any_leader(&others).await;
     for id in [1, 2, 3] {
         for kind in [RpcKind::Vote, RpcKind::PreVote] {
-            assert_eq!(router.counts(4, id, kind).sent + router.counts(id, 4, kind).sent, 0, "{kind:?} and {id}");
+            assert_eq!(
+                router.counts(4, id, kind).sent + router.counts(id, 4, kind).sent,
+                0,
+                "{kind:?} and {id}"
+            );
         }
     }
 }
@@ -480,7 +486,11 @@ async fn a_membership_outlives_a_restart(storage: Storage) {
     let mut router = AspenRouter::new(storage);
     router.new_cluster(&[1, 2, 3], &[4]).await;
     let last = router.change_voters(1, &[1, 2, 4]).await;
-    router.raft(1).change_membership(ChangeMembers::SetNodes(BTreeMap::from([(NodeId(3), info(33))])), true).await.unwrap();
+    router
+        .raft(1)
+        .change_membership(ChangeMembers::SetNodes(BTreeMap::from([(NodeId(3), info(33))])), true)
+        .await
+        .unwrap();
     router.await_applied(&[1, 2, 3, 4], last + 1).await;
     let before = router.metrics(4).membership_config;
     for id in [1, 2, 3, 4] {

@@ -14,8 +14,6 @@ use crate::router::storage::Storage;
 use crate::router::{AspenRouter, ids, index};
 
 on_each_storage!(
-    all_nodes_name_the_leader_and_a_new_one_after_it,
-    only_a_leader_knows_how_far_the_others_are,
     log_commit_and_apply_never_overtake_each_other,
     snapshot_and_purge_are_told,
     progress_can_be_watched_one_kind_at_a_time,
@@ -25,6 +23,8 @@ in_memory!(
     a_leader_tells_when_it_last_heard_from_each_node,
     a_wait_ends_by_its_time_or_with_its_node,
     a_change_of_the_leader_is_told_once,
+    all_nodes_name_the_leader_and_a_new_one_after_it,
+    only_a_leader_knows_how_far_the_others_are,
 );
 
 /// Every node names the leader and its term, and the next one after a change.
@@ -58,7 +58,11 @@ async fn only_a_leader_knows_how_far_the_others_are(storage: Storage) {
     router.until(1, "everyone has everything", all_there).await;
     for id in [2, 3, 4] {
         let metrics = router.metrics(id);
-        assert!(metrics.replication.is_none() && metrics.heartbeat.is_none() && metrics.last_quorum_acked.is_none());
+        assert!(
+            metrics.replication.is_none()
+                && metrics.heartbeat.is_none()
+                && metrics.last_quorum_acked.is_none()
+        );
     }
     router.transfer(1, 2).await;
     router.until(1, "a follower knows nothing any more", |metrics| metrics.replication.is_none()).await;
@@ -128,7 +132,9 @@ async fn a_leader_tells_when_it_last_heard_from_each_node(storage: Storage) {
     let heard = |metrics: &Metrics, id: u64| metrics.heartbeat.as_ref().unwrap()[&NodeId(id)];
     router.isolate(3);
     let before = router.metrics(1);
-    router.until(1, "the others answer", |now| [2, 4].iter().all(|id| heard(now, *id) > heard(&before, *id))).await;
+    router
+        .until(1, "the others answer", |now| [2, 4].iter().all(|id| heard(now, *id) > heard(&before, *id)))
+        .await;
     router.never(1, 3, "node 3 answers", |now| heard(now, 3) > heard(&before, 3)).await;
     router.rejoin(3);
     router.until(1, "node 3 answers", |now| heard(now, 3) > heard(&before, 3)).await;
@@ -175,7 +181,9 @@ async fn progress_can_be_watched_one_kind_at_a_time(storage: Storage) {
     let written = crate::router::commit(router.raft(1), router.next_command()).await;
     let last = Some(written);
     let progress = async {
-        log.wait_until(|flushed| flushed.as_ref().and_then(|flushed| flushed.last_log_id) >= last).await.unwrap();
+        log.wait_until(|flushed| flushed.as_ref().and_then(|flushed| flushed.last_log_id) >= last)
+            .await
+            .unwrap();
         commit.wait_until(|committed| committed.as_ref().copied() >= last).await.unwrap();
         apply.wait_until(|applied| applied.as_ref().copied() >= last).await.unwrap();
     };
@@ -195,7 +203,8 @@ async fn a_change_of_the_leader_is_told_once(storage: Storage) {
         told.send(leader.node_id.0).unwrap();
         std::future::ready(())
     });
-    let mut next = async || tokio::time::timeout(crate::router::PATIENCE, heard.recv()).await.unwrap().unwrap();
+    let mut next =
+        async || tokio::time::timeout(crate::router::PATIENCE, heard.recv()).await.unwrap().unwrap();
     assert_eq!(next().await, 1);
     router.transfer(1, 2).await;
     assert_eq!(next().await, 2);

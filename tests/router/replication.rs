@@ -11,7 +11,6 @@ use crate::router::{AspenRouter, RouterSettings, index};
 on_each_storage!(
     entries_arrive_everywhere_in_the_same_order,
     a_follower_that_was_away_gets_only_what_it_lacks,
-    entries_that_no_majority_has_are_applied_nowhere,
     entries_of_a_deposed_leader_never_come_back,
     an_answer_that_is_lost_costs_no_entry,
 );
@@ -21,6 +20,7 @@ in_memory!(
     the_commit_reaches_followers_without_another_write,
     a_failure_that_passes_is_tried_again_at_once,
     a_leader_without_answers_loses_its_lease_and_gets_it_back,
+    entries_that_no_majority_has_are_applied_nowhere,
 );
 
 /// Many writes at once make one order, which is that of every log.
@@ -48,7 +48,8 @@ async fn a_follower_that_was_away_gets_only_what_it_lacks(storage: Storage) {
     router.rejoin(3);
     router.assert_same_state(&[1, 3], last).await;
     let sent = router.delivered_to(3);
-    let sent: Vec<_> = sent.iter().flat_map(|delivery| delivery.rpc.entries()).map(|log_id| log_id.index).collect();
+    let sent: Vec<_> =
+        sent.iter().flat_map(|delivery| delivery.rpc.entries()).map(|log_id| log_id.index).collect();
     assert_eq!(sent, (had + 1..=last).collect::<Vec<_>>());
 }
 

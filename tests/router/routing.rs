@@ -3,10 +3,10 @@
 use aspen::kv::types::NodeId;
 use aspen::raft::types::Vote;
 
-use crate::router::{AspenRouter, index};
 use crate::router::faults::{Failure, Fate};
-use crate::router::rpc::{Message, RpcKind};
+use crate::router::rpc::RpcKind;
 use crate::router::storage::Storage;
+use crate::router::{AspenRouter, index};
 
 on_each_storage!(each_rpc_reaches_the_node_that_it_is_sent_to);
 in_memory!(
@@ -33,12 +33,14 @@ async fn each_rpc_reaches_the_node_that_it_is_sent_to(storage: Storage) {
         assert_eq!(router.counts(1, id, RpcKind::Vote).delivered > 0, voter, "node {id}");
         assert_eq!(router.counts(1, id, RpcKind::Append).delivered > 0, id != 1, "node {id}");
     }
-    // What a node says it was asked, it did: the vote that node 2 was asked for is the one it gave.
-    let asked = router.delivered_to(2).into_iter().find_map(|delivery| match delivery.rpc.message {
-        Message::Vote(request) => Some(request.vote),
-        _ => None,
-    });
-    assert_eq!(asked, Some(Vote::new(1, NodeId(1))));
+    // What a node says it was asked, it did: the vote that node 2 was asked for is the one it follows.
+    let asked = router.delivered_to(2).into_iter().find(|delivery| delivery.rpc.kind() == RpcKind::Vote);
+    let asked = asked.expect("node 2 was asked").rpc.vote().expect("a vote");
+    assert_eq!(asked, Vote::new(1, NodeId(1)));
+    assert_eq!(router.metrics(2).vote.leader_id, asked.leader_id);
+    let in_the_name_of =
+        |delivery: &crate::router::rpc::Delivery| delivery.rpc.vote().map(|vote| vote.leader_id);
+    assert!(router.delivered_to(4).iter().all(|delivery| in_the_name_of(delivery) == Some(asked.leader_id)));
 }
 
 /// A request that comes out at the wrong node is refused there and counted, and does nothing.
@@ -48,7 +50,9 @@ async fn crossed_wires_are_noticed(storage: Storage) {
     let before = (router.log_ids(2).await, router.log_ids(3).await);
     router.cross(2, 3);
     router.propose(1, 1).await;
-    router.never(1, 3, "committed by those it was not sent to", |metrics| index(metrics.last_applied) > Some(1)).await;
+    router
+        .never(1, 3, "committed by those it was not sent to", |metrics| index(metrics.last_applied) > Some(1))
+        .await;
     assert!(router.misrouted() > 0);
     assert_eq!((router.log_ids(2).await, router.log_ids(3).await), before);
 
@@ -114,7 +118,8 @@ async fn hooks_see_requests_and_answers(storage: Storage) {
 async fn chance_repeats_itself_under_the_same_seed(_storage: Storage) {
     let mut runs = Vec::new();
     for seed in [7, 7, 8] {
-        let settings = crate::router::RouterSettings { seed, ..crate::router::RouterSettings::new(Storage::Memory) };
+        let settings =
+            crate::router::RouterSettings { seed, ..crate::router::RouterSettings::new(Storage::Memory) };
         let router = AspenRouter::with(settings);
         router.lose(1, 2, 0.5);
         router.delay(1, 2, 1..=1_000_000);

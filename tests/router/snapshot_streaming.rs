@@ -20,14 +20,14 @@ on_each_storage!(
     a_snapshot_brings_the_membership_with_it,
     after_a_snapshot_the_log_is_enough,
     an_installed_snapshot_takes_the_place_of_the_log,
-    others_commit_while_a_snapshot_is_on_its_way,
-    a_learner_that_needs_a_snapshot_can_become_a_voter,
     a_pending_write_ends_when_a_snapshot_replaces_its_entry,
     a_node_that_was_sent_a_snapshot_can_send_its_own,
 );
 in_memory!(
     a_snapshot_to_an_absent_node_holds_up_nobody,
     a_new_leader_sends_its_own_snapshot,
+    a_learner_that_needs_a_snapshot_can_become_a_voter,
+    others_commit_while_a_snapshot_is_on_its_way,
 );
 on_disk!(an_installed_snapshot_outlives_a_restart);
 
@@ -130,7 +130,8 @@ async fn a_snapshot_of_a_deposed_leader_is_refused(storage: Storage) {
     let term = router.elect(2).await;
     router.until(3, "it voted", |metrics| metrics.current_term == term).await;
     let had = index(router.metrics(3).last_applied);
-    let answer = router.raft(3).install_full_snapshot(Vote::new_committed(1, NodeId(1)), snapshot).await.unwrap();
+    let answer =
+        router.raft(3).install_full_snapshot(Vote::new_committed(1, NodeId(1)), snapshot).await.unwrap();
     assert_eq!(answer.vote.leader_id.term, term);
     router.never(3, 1, "installed", |metrics| index(metrics.last_applied) > had).await;
     router.stop_failing();
@@ -193,10 +194,11 @@ async fn an_installed_snapshot_takes_the_place_of_the_log(storage: Storage) {
     let metrics = router.until(3, "the purge", |metrics| index(metrics.purged) == Some(last)).await;
     assert_eq!(metrics.snapshot, metrics.purged);
     assert_eq!(index(metrics.last_applied), Some(last));
-    router.eventually_async("no entry that the snapshot covers", async |router| {
-        router.log_ids(3).await.iter().all(|log_id| log_id.index > last)
-    })
-    .await;
+    router
+        .eventually_async("no entry that the snapshot covers", async |router| {
+            router.log_ids(3).await.iter().all(|log_id| log_id.index > last)
+        })
+        .await;
 }
 
 /// A transfer that takes long is nobody's business but its follower's.

@@ -75,8 +75,11 @@ pub struct RouterSettings {
 impl RouterSettings {
     /// No elections, and no snapshots that were not asked for.
     pub fn new(storage: Storage) -> Self {
-        let timings =
-            RaftTimings { heartbeat_interval_ms: 60, election_timeout_min_ms: 300, election_timeout_max_ms: 600 };
+        let timings = RaftTimings {
+            heartbeat_interval_ms: 60,
+            election_timeout_min_ms: 300,
+            election_timeout_max_ms: 600,
+        };
         Self { storage, timings, snapshot_every_entries: 1_000_000, elections: false, seed: 1 }
     }
 
@@ -367,8 +370,7 @@ impl AspenRouter {
     /// Waits until a leader has applied all that is in its log. Returns the last index.
     pub async fn wait_applied_own(&self, leader: u64) -> u64 {
         let whole = |metrics: &Metrics| {
-            metrics.state == ServerState::Leader
-                && index(metrics.last_applied) == metrics.last_log_index
+            metrics.state == ServerState::Leader && index(metrics.last_applied) == metrics.last_log_index
         };
         let applied = self.wait(leader).metrics(whole, "the leader has applied its log").await;
         applied.expect("the leader applies its log").last_log_index.expect("a leader's log is not empty")

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use aspen::kv::types::{NodeId, NodeInfo};
-use aspen::raft::{RaftHandle, observe};
 use aspen::raft::types::{TypeConfig, Vote};
+use aspen::raft::{RaftHandle, observe};
 use aspen::storage::snapshot::SnapshotData;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -17,8 +17,8 @@ use openraft::network::{
     Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption,
 };
 use openraft::raft::{
-    AppendEntriesRequest, SnapshotResponse, StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse,
-    VoteRequest, VoteResponse,
+    AppendEntriesRequest, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RaftNetworkFactory};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -105,7 +105,9 @@ impl Wire {
             self.fabric.come_back(&rpc).await?;
             Ok(answer)
         };
-        tokio::time::timeout(option.soft_ttl(), called).await.unwrap_or_else(|_| Err(unreachable("no answer in time")))
+        tokio::time::timeout(option.soft_ttl(), called)
+            .await
+            .unwrap_or_else(|_| Err(unreachable("no answer in time")))
     }
 }
 
@@ -181,7 +183,7 @@ impl Wire {
         snapshot: SnapshotOf<TypeConfig, SnapshotData>,
     ) -> Result<SnapshotResponse<TypeConfig>, RpcError> {
         let SnapshotOf::<TypeConfig, SnapshotData> { meta, snapshot: data } = snapshot;
-        let rpc = self.rpc(Message::Snapshot { vote, last: meta.last_log_id });
+        let rpc = self.rpc(Message::Snapshot { vote });
         self.fabric.depart(&rpc).await?;
         let door = self.fabric.connect(self.to)?;
         self.fabric.admit(&door, &rpc)?;
@@ -252,19 +254,20 @@ impl Flow {
         S: Stream<Item = AppendRequest> + OptionalSend + Unpin + 'static,
     {
         let closed = CancellationToken::new();
-        let requests = futures::stream::unfold((input, self.clone(), true), |(mut input, flow, open)| async move {
-            if !open {
-                return None;
-            }
-            let request = input.next().await?;
-            match flow.send(request).await {
-                Ok((request, whole)) => Some((request, (input, flow, whole))),
-                Err(failure) => {
-                    flow.state().failure = Some(failure);
-                    None
+        let requests =
+            futures::stream::unfold((input, self.clone(), true), |(mut input, flow, open)| async move {
+                if !open {
+                    return None;
                 }
-            }
-        });
+                let request = input.next().await?;
+                match flow.send(request).await {
+                    Ok((request, whole)) => Some((request, (input, flow, whole))),
+                    Err(failure) => {
+                        flow.state().failure = Some(failure);
+                        None
+                    }
+                }
+            });
         let requests = requests.take_until(closed.clone().cancelled_owned());
         let results = self.raft.stream_append(requests).boxed();
         answers(self, results, closed.drop_guard())
@@ -302,7 +305,6 @@ impl Flow {
             vote: request.vote,
             prev: request.prev_log_id,
             entries: request.entries.iter().map(|entry| entry.log_id).collect(),
-            commit: request.leader_commit,
         })
     }
 }

@@ -52,8 +52,6 @@ pub enum Message {
         prev: Option<LogId>,
         /// The entries.
         entries: Vec<LogId>,
-        /// What the leader knows to be committed.
-        commit: Option<LogId>,
     },
     /// A request for a vote.
     Vote(VoteRequest<TypeConfig>),
@@ -63,8 +61,6 @@ pub enum Message {
     Snapshot {
         /// The leader's vote.
         vote: Vote,
-        /// The last entry in it.
-        last: Option<LogId>,
     },
     /// A leader hands over.
     TransferLeader(TransferLeaderRequest<TypeConfig>),
@@ -83,6 +79,16 @@ impl Rpc {
             Message::Snapshot { .. } => RpcKind::Snapshot,
             Message::TransferLeader(_) => RpcKind::TransferLeader,
             Message::Forward => RpcKind::Forward,
+        }
+    }
+
+    /// The vote in whose name it is sent.
+    pub fn vote(&self) -> Option<Vote> {
+        match &self.message {
+            Message::Append { vote, .. } | Message::Snapshot { vote } => Some(*vote),
+            Message::Vote(request) | Message::PreVote(request) => Some(request.vote),
+            Message::TransferLeader(request) => Some(*request.from_leader()),
+            Message::Forward => None,
         }
     }
 
