@@ -60,7 +60,8 @@ pub enum RaftStartError {
     Storage(#[from] openraft::errors::Fatal<TypeConfig>),
 }
 
-/// Starts Raft on a log, a state machine and a network. It takes part as soon as this returns.
+/// Starts Raft on a log, a state machine and a network. It takes part as soon as this returns, and its
+/// metrics tell what is stored.
 ///
 /// # Errors
 /// [`RaftStartError`] if the settings or what is stored are not valid.
@@ -76,7 +77,11 @@ where
     N::Network: NetSnapshot<TypeConfig, SnapshotData = SnapshotData>,
 {
     let config = Arc::new(config(settings).validate()?);
-    Ok(RaftHandle::new(settings.node_id, config, network, log, state).await?)
+    let raft = RaftHandle::new(settings.node_id, config, network, log, state).await?;
+    // Until its task has run, Raft's metrics are those of a node without a log: whoever read them would
+    // take this one for a new one, or for one that has nothing to recover.
+    raft.with_raft_state(|_| ()).await?;
+    Ok(raft)
 }
 
 fn config(settings: &RaftSettings) -> Config {

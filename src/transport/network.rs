@@ -3,6 +3,8 @@
 //! # Tiger Style
 //! - A peer that cannot be reached is an error, never a granted pre-vote.
 //! - A stream of appends whose answers stop coming is given up, and its connection closed.
+//! - A peer is dialed for appends only once there is a request for it, which Raft holds back for the
+//!   time of its backoff.
 
 use std::time::Duration;
 
@@ -243,7 +245,7 @@ impl NetBackoff<TypeConfig> for PeerClient {
 impl NetStreamAppend<TypeConfig> for PeerClient {
     fn stream_append<'s, S>(
         &'s mut self,
-        input: S,
+        mut input: S,
         _option: RPCOption,
     ) -> futures::future::BoxFuture<'s, Result<BoxStream<'s, Result<AppendResult, RpcError>>, RpcError>>
     where
@@ -253,6 +255,10 @@ impl NetStreamAppend<TypeConfig> for PeerClient {
             if self.heartbeats.is_some() {
                 return Ok(self.beats(input).boxed());
             }
+            // Raft waits out its backoff inside the stream of requests. A peer that refuses at once would
+            // be dialed without a pause if no request were asked for first.
+            let Some(first) = input.next().await else { return Ok(futures::stream::empty().boxed()) };
+            let input = futures::stream::iter([first]).chain(input);
             let pipe = self.open_pipe(input).await.inspect_err(|_| count("append", false))?;
             let results = futures::stream::unfold(Some(pipe), move |pipe| async move {
                 let mut pipe = pipe?;

@@ -1,9 +1,11 @@
 //! A stream of appends, against a real follower and against ones that misbehave.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt};
 use iroh::endpoint::ConnectionError;
 use openraft::RaftNetworkFactory;
 use openraft::entry::RaftEntry;
@@ -80,6 +82,28 @@ async fn a_refusal_is_the_last_answer_of_a_stream() {
     assert_eq!(next(&mut answers).await.unwrap().unwrap(), Ok(Some(log_id(1))), "the next stream works");
 }
 
+/// Raft's pause after a failure is the time that its next request takes to come.
+#[tokio::test]
+async fn a_peer_is_dialed_only_once_there_is_a_request_for_it() {
+    let leader = TestNode::start(1).await;
+    let mut client = client_of(&leader).await;
+    let no_request_yet = futures::stream::pending::<Request>();
+    let opened = client.stream_append(no_request_yet, RPCOption::new(STALL));
+    assert!(opened.now_or_never().is_none(), "it waits, though nothing is known of node 2");
+
+    let asked = Arc::new(AtomicBool::new(false));
+    let request = futures::stream::once({
+        let asked = asked.clone();
+        async move {
+            asked.store(true, Ordering::SeqCst);
+            append(0)
+        }
+    });
+    let opened = client.stream_append(request.boxed(), RPCOption::new(STALL)).await;
+    assert!(matches!(opened.err(), Some(RPCError::Unreachable(_))));
+    assert!(asked.load(Ordering::SeqCst));
+}
+
 #[tokio::test]
 async fn a_deposed_leader_keeps_nobody_fresh() {
     let (leader, follower) = two_nodes().await;
@@ -142,8 +166,11 @@ async fn a_stream_without_requests_waits_longer_than_an_answer_may_take() {
     let mut client = client_of(&follower.node).await;
     let (requests, input) = tokio::sync::mpsc::unbounded_channel();
     let input = futures::stream::unfold(input, |mut input| async { Some((input.recv().await?, input)) });
+    requests.send(append(0)).unwrap();
     let (mut answers, mut arrived) = tokio::join!(open(&mut client, input.boxed()), follower.accept());
-    for index in 0..2 {
+    arrived.answer_one().await;
+    assert_eq!(next(&mut answers).await.unwrap().unwrap(), Ok(Some(log_id(0))));
+    for index in 1..3 {
         let quiet = tokio::time::timeout(STALL * 2, answers.next()).await;
         assert!(quiet.is_err(), "nothing was asked: {quiet:?}");
         requests.send(append(index)).unwrap();
