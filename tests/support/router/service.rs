@@ -9,6 +9,9 @@ use aspen::kv::types::{ClusterError, NodeId, Peer};
 use aspen::raft::RaftHandle;
 use aspen::raft::actor::{RaftActor, RaftMessage};
 use aspen::raft::construct::RaftTimings;
+use aspen::raft::operations::Operations;
+use aspen::storage::pressure::Pressure;
+use aspen::storage::space::Space;
 use aspen::storage::state::StateReader;
 use async_trait::async_trait;
 use ractor::{Actor, ActorRef};
@@ -39,11 +42,12 @@ impl Served {
         let door = fabric.door_of(node_id).expect("the node is attached");
         let service = KvService::new(ServiceParts {
             raft: raft.clone(),
-            actor: actor.clone(),
+            operations: Operations::of(actor.clone()),
             reader: reader.clone(),
             timings,
             forwarder: Arc::new(FabricForwarder { fabric: fabric.clone(), own: node_id }),
             freshness: door.freshness,
+            disk: Arc::new(Pressure::new(Arc::new(Space::endless()), Arc::default(), reader.clone())),
         });
         fabric.serve_forwarded(node_id, Arc::new(service.clone()));
         let recovering = service.clone();
