@@ -14,6 +14,8 @@ mod batch;
 mod checkpoint;
 pub mod codec;
 pub mod database;
+#[cfg(any(test, feature = "simulated-disk"))]
+pub mod digest;
 pub mod disk;
 mod fused_file;
 mod head;

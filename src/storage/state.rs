@@ -111,6 +111,18 @@ impl StateReader {
         }
     }
 
+    /// Reads all of the newest applied state and says what it comes to.
+    ///
+    /// # Errors
+    /// Those of the storage engine.
+    #[cfg(any(test, feature = "simulated-disk"))]
+    pub fn digest(&self) -> Result<super::digest::StateDigest, StateError> {
+        match &self.store {
+            Store::Memory(state) => state.digest(),
+            Store::Redb(state) => state.digest(),
+        }
+    }
+
     fn marks(&self) -> &PublishedMarks {
         match &self.store {
             Store::Memory(state) => state.marks(),

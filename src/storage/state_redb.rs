@@ -187,6 +187,11 @@ impl RedbState {
         self.store.install_snapshot(meta, data)
     }
 
+    #[cfg(any(test, feature = "simulated-disk"))]
+    pub(crate) fn digest(&self) -> Result<super::digest::StateDigest, StateError> {
+        super::digest::digest(&self.store.handle().read()?)
+    }
+
     #[cfg(test)]
     pub(crate) fn dump(&self) -> Vec<(Table, Vec<u8>, Vec<u8>)> {
         super::tables::dump(&self.store.handle().read().unwrap())
