@@ -7,9 +7,11 @@
 pub mod actor;
 pub mod construct;
 pub mod freshness;
+pub mod installation;
 pub mod membership;
 pub mod observe;
 pub mod operations;
+mod patient_log;
 pub mod runtime;
 pub mod types;
 

@@ -239,6 +239,9 @@ impl KvService {
         let metrics = observe::metrics(&self.0.parts.raft);
         match observe::route(&metrics, &self.0.parts.timings) {
             Route::Local => {
+                // What earlier leaders have committed is applied once an entry of its own is.
+                let own = metrics.last_applied.filter(|applied| applied.leader_id == *metrics.vote.leader_id());
+                own?;
                 Some(metrics.last_quorum_acked.map_or(Duration::ZERO, |acked| Instant::elapsed(&*acked)))
             }
             _ => self.0.parts.freshness.age(self.0.parts.reader.applied_index()),

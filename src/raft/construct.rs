@@ -12,6 +12,7 @@ use openraft::storage::RaftLogStorage;
 use openraft::{Config, ConfigError, RaftNetworkFactory, SnapshotPolicy};
 
 use super::RaftHandle;
+use super::patient_log::PatientLog;
 use super::types::TypeConfig;
 use crate::kv::types::NodeId;
 use crate::limits;
@@ -93,7 +94,7 @@ where
     N::Network: NetSnapshot<TypeConfig, SnapshotData = SnapshotData>,
 {
     let config = Arc::new(config(settings).validate()?);
-    Ok(RaftHandle::new(settings.node_id, config, network, log, state).await?)
+    Ok(RaftHandle::new(settings.node_id, config, network, PatientLog(log), state).await?)
 }
 
 fn config(settings: &RaftSettings) -> Config {

@@ -43,9 +43,14 @@ impl Freshness {
         requests.inspect(move |request| {
             // A deposed leader that does not know it yet has no news, and no right to call old news
             // fresh.
-            if request.vote >= metrics.borrow_watched().vote {
-                let committed = request.leader_commit.as_ref().map(|log_id| log_id.index());
-                self.heard(committed, reader.applied_index());
+            if request.vote < metrics.borrow_watched().vote {
+                return;
+            }
+            // A new leader does not know what is committed until an entry of its own is.
+            let own = request.leader_commit.filter(|log_id| log_id.leader_id == *request.vote.leader_id());
+            match own {
+                Some(committed) => self.heard(Some(committed.index), reader.applied_index()),
+                None => self.lock().heard_at = Some(Instant::now()),
             }
         })
     }

@@ -99,6 +99,14 @@ impl StateReader {
         self.marks().applied_index()
     }
 
+    /// Whether what the log holds up to an index would be there after a crash: in the log, or in the state.
+    pub fn is_on_disk(&self, index: u64) -> bool {
+        match &self.store {
+            Store::Memory(_) => true,
+            Store::Redb(state) => state.is_on_disk(index),
+        }
+    }
+
     /// Makes the applied state durable now, if the log is on disk as far as that. Returns whether it
     /// is durable. It blocks; a state in memory is as durable as it gets.
     ///

@@ -183,6 +183,10 @@ impl RedbState {
         self.store.snapshots.keep(meta, &file.finish()?)
     }
 
+    pub(crate) fn is_on_disk(&self, index: u64) -> bool {
+        self.store.progress.flushed().max(self.store.progress.durable()) >= Some(index)
+    }
+
     pub(crate) fn install_snapshot(&self, meta: &SnapshotMeta, data: &SnapshotData) -> io::Result<()> {
         self.store.install_snapshot(meta, data)
     }

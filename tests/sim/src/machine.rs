@@ -63,8 +63,8 @@ struct State {
     is_paused: bool,
     /// It will never run again.
     is_gone: bool,
-    /// A fault of the disk may end the process.
-    is_excused: bool,
+    /// Faults under way of the disk, which may end the process.
+    disk_faults: u32,
     known: BTreeSet<NodeId>,
     running: Option<Running>,
 }
@@ -136,9 +136,14 @@ impl Machine {
         lock(&self.state).is_gone
     }
 
-    /// From now on, until the next start, a process may end because of its disk.
-    pub fn excuse(&self) {
-        lock(&self.state).is_excused = true;
+    /// From now on a process may end because of its disk.
+    pub fn begin_disk_fault(&self) {
+        lock(&self.state).disk_faults += 1;
+    }
+
+    /// A fault of the disk is over, and a new process runs or will.
+    pub fn end_disk_fault(&self) {
+        lock(&self.state).disk_faults -= 1;
     }
 
     /// Starts a process.
@@ -148,7 +153,7 @@ impl Machine {
             if state.is_on || state.is_gone {
                 return;
             }
-            (state.is_on, state.is_excused) = (true, false);
+            state.is_on = true;
             state.life += 1;
             state.life
         };
@@ -330,7 +335,7 @@ impl Machine {
     fn stopped(&self, life: u64, reason: &str) {
         self.world.milestone(self.id, format_args!("process {life} stopped: {reason}"));
         self.world.count("processes stopped by their disk");
-        let excused = lock(&self.state).is_excused || !self.disk.is_on();
+        let excused = lock(&self.state).disk_faults > 0 || !self.disk.is_on();
         if !excused {
             let what = format!("the process of node {} stopped although its disk works", self.id);
             let expected = "it runs until it is stopped";
@@ -347,15 +352,13 @@ impl Machine {
                 let stopped = |running: &Running| {
                     running.raft.metrics().borrow_watched().running_state.is_err()
                 };
-                let failed = state.is_excused && state.running.as_ref().is_none_or(stopped);
+                let failed = state.disk_faults > 0 && state.running.as_ref().is_none_or(stopped);
                 state.is_on && !state.is_paused && failed
             };
             if is_dead {
                 self.end(End::Kill);
                 madsim::time::sleep(chance::millis(50, 500)).await;
                 self.start();
-                // The fault may go on.
-                self.excuse();
             }
         }
     }

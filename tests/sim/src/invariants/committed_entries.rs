@@ -45,12 +45,9 @@ impl Invariant for CommittedEntries {
 type Flushed = BTreeMap<NodeId, Option<u64>>;
 
 fn check_view(view: &View, flushed: &Flushed, known: &Known) -> Result<(), Violation> {
-    let (Some(node), Some(committed)) = (known.node(view.node), view.committed) else { return Ok(()) };
-    let first = node.committed.map_or(0, |index| index + 1);
-    if first > committed.index {
-        return Ok(());
-    }
-    for (index, mark) in node.log.range(first..=committed.index) {
+    let Some(node) = known.node(view.node) else { return Ok(()) };
+    let Some((first, last)) = node.newly_committed(view.committed) else { return Ok(()) };
+    for (index, mark) in node.log.range(first..=last) {
         match known.committed.get(index) {
             Some(before) if before.mark != *mark => {
                 let what = format!("node {} has another entry committed at index {index}", view.node);

@@ -70,6 +70,15 @@ impl Node {
         self.log.get(&index) == Some(mark) || self.purged.is_some_and(|purged| purged.index >= index)
     }
 
+    /// The indexes that are known to be committed since the last look. None while the log does not have
+    /// the last one: a snapshot has just replaced the state, and not yet the log.
+    pub fn newly_committed(&self, committed: Option<LogId>) -> Option<(u64, u64)> {
+        let committed = committed?;
+        let first = self.committed.map_or(0, |index| index + 1);
+        let is_there = self.log.get(&committed.index).is_some_and(|mark| mark.id == committed);
+        (is_there && first <= committed.index).then_some((first, committed.index))
+    }
+
     /// The entry in front of an index.
     pub fn before(&self, index: u64) -> Option<LogId> {
         let last = index.checked_sub(1)?;
@@ -133,11 +142,7 @@ impl Known {
     fn learn_view(&mut self, view: &View) {
         let node = self.nodes.entry(view.node).or_default();
         (node.flushed, node.durable) = (view.flushed, view.durable);
-        let Some(committed) = view.committed.map(|id| id.index) else { return };
-        let first = node.committed.map_or(0, |index| index + 1);
-        if first > committed {
-            return;
-        }
+        let Some((first, committed)) = node.newly_committed(view.committed) else { return };
         for (index, mark) in node.log.range(first..=committed) {
             let entry = || Committed { mark: mark.clone(), under: view.vote };
             self.committed.entry(*index).or_insert_with(entry);

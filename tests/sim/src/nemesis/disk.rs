@@ -23,11 +23,12 @@ pub(super) async fn fail(cluster: &Cluster) {
     let Some(machine) = victim(cluster) else { return };
     let operation = chance::between(1, 80);
     tell(cluster, &machine, format_args!("the disk fails at operation {operation}"));
-    machine.excuse();
+    machine.begin_disk_fault();
     machine.disk().fail_at(operation);
     last(200, 2_000).await;
     machine.disk().clear_due_fault();
     machine.end(End::Kill);
+    machine.end_disk_fault();
     last(20, 500).await;
     machine.start();
 }
@@ -36,11 +37,12 @@ pub(super) async fn fill(cluster: &Cluster) {
     let Some(machine) = victim(cluster) else { return };
     let room = chance::between(0, 64 * 1024);
     tell(cluster, &machine, format_args!("{room} bytes are left on the disk"));
-    machine.excuse();
+    machine.begin_disk_fault();
     machine.disk().set_capacity(Some(machine.disk().allocated_bytes() + room));
     last(300, 2_500).await;
     machine.disk().set_capacity(None);
     machine.end(End::Kill);
+    machine.end_disk_fault();
     last(20, 500).await;
     machine.start();
     tell(cluster, &machine, "the disk has room again");

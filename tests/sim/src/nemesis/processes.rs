@@ -40,10 +40,11 @@ pub(super) async fn tear_write(cluster: &Cluster) {
     let Some(machine) = victim(cluster) else { return };
     let operation = chance::between(1, 60);
     tell(cluster, &machine, format_args!("the power fails at operation {operation}"));
-    machine.excuse();
+    machine.begin_disk_fault();
     machine.disk().cut_power_at(operation);
     last(50, 500).await;
     machine.end(End::PowerCut);
+    machine.end_disk_fault();
     last(20, 1_500).await;
     machine.start();
 }

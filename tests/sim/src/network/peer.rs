@@ -69,6 +69,10 @@ pub struct PeerClient {
 }
 
 impl PeerClient {
+    fn way(&self) -> (NodeId, NodeId) {
+        (self.own, self.target)
+    }
+
     async fn call<Q, A>(
         &self,
         kind: &'static str,
@@ -86,7 +90,7 @@ impl PeerClient {
             self.network.drop_link(self.own, self.target, Lane::Control);
         }
         let answer = answer.map_err(|error| error.to_string()).and_then(|answer| answer);
-        self.network.count_rpc(kind, answer.is_ok());
+        self.network.count_rpc(self.way(), kind, answer.as_ref().err().map(String::as_str));
         answer.map_err(|reason| unreachable(&reason))
     }
 
@@ -143,15 +147,16 @@ impl NetStreamAppend<TypeConfig> for PeerClient {
             if self.beats {
                 return Ok(self.beats(input).boxed());
             }
-            let network = &self.network;
+            let (network, way) = (&self.network, self.way());
             let pipe = network.open_appends(self.own, self.target, input).await.map_err(|reason| {
-                network.count_rpc("append", false);
+                network.count_rpc((self.own, self.target), "append", Some(&reason));
                 unreachable(&reason)
             })?;
             let results = futures::stream::unfold(Some(pipe), move |pipe| async move {
                 let mut pipe = pipe?;
-                let result = pipe.next().await?.map_err(|reason| unreachable(&reason));
-                network.count_rpc("append", result.is_ok());
+                let result = pipe.next().await?;
+                network.count_rpc(way, "append", result.as_ref().err().map(String::as_str));
+                let result = result.map_err(|reason| unreachable(&reason));
                 let goes_on = matches!(result, Ok(Ok(_)));
                 Some((result, goes_on.then_some(pipe)))
             });
@@ -214,7 +219,7 @@ impl NetSnapshot<TypeConfig> for PeerClient {
             closed = cancel => return Err(StreamingError::Closed(closed)),
             sent = self.network.send_snapshot(self.own, self.target, vote, snapshot) => sent,
         };
-        self.network.count_rpc("snapshot", sent.is_ok());
+        self.network.count_rpc(self.way(), "snapshot", sent.as_ref().err().map(String::as_str));
         sent.map_err(|reason| StreamingError::Unreachable(Unreachable::from_string(reason)))
     }
 }

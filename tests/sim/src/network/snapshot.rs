@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use aspen::kv::types::NodeId;
+use aspen::raft::installation;
 use aspen::raft::types::{SnapshotMeta, TypeConfig, Vote};
 use aspen::storage::snapshot::SnapshotData;
 use bytes::Bytes;
@@ -98,5 +99,5 @@ async fn receive(
     world.count("snapshots received");
     world.saw(&Event::SnapshotArrived { node: own, meta: &meta });
     let snapshot = Snapshot { meta, snapshot };
-    handlers.raft.install_full_snapshot(vote, snapshot).await.map_err(|error| error.to_string())
+    installation::install(&handlers.raft, &handlers.reader, vote, snapshot).await
 }

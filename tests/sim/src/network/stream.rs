@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use aspen::kv::types::NodeId;
+use aspen::limits;
 use aspen::raft::types::TypeConfig;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -207,10 +208,16 @@ pub(super) struct AppendPipe {
 impl AppendPipe {
     /// The next answer; none once all requests are answered and no more will come.
     pub(super) async fn next(&mut self) -> Option<Result<AppendResult, String>> {
-        let mut waiting_since = Instant::now();
+        let idle_since = Instant::now();
+        let mut waiting_since = idle_since;
         loop {
             let outstanding = self.sent.load(Ordering::Relaxed) > self.received;
-            if !outstanding && !self.pump.is_finished() {
+            let is_idle = !outstanding && !self.pump.is_finished();
+            // As in the real transport: Raft looks whether it still has the right things to send.
+            if is_idle && idle_since.elapsed() >= Duration::from_millis(limits::STREAM_IDLE_MS) {
+                return None;
+            }
+            if is_idle {
                 waiting_since = Instant::now();
             }
             let reason = match tokio::time::timeout(STALL_TIMEOUT / 8, self.results.recv()).await {
