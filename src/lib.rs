@@ -12,6 +12,7 @@
 //! | `cli` | the command line `aspen`, on the client library |
 //! | `node` | identity, supervision, start and stop |
 //! | `config`, [`limits`], `telemetry`, `metrics` | settings, bounds, logs, figures |
+//! | `planted` | bugs that the simulation must find, in its build alone |
 //!
 //! # The layer rule
 //!
@@ -36,6 +37,8 @@ pub mod limits;
 pub mod metrics;
 #[cfg(feature = "net")]
 pub mod node;
+#[cfg(madsim)]
+pub mod planted;
 pub mod raft;
 pub mod storage;
 #[cfg(feature = "net")]

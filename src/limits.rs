@@ -287,6 +287,17 @@ pub const LOG_KEPT_BEHIND_SNAPSHOT_ENTRIES: u64 = 5_000;
 /// interval, or a follower would get one snapshot after the other.
 pub const REPLICATION_LAG_MAX_ENTRIES: u64 = 40_000;
 
+/// Time that replication waits where the entries that it was to read are purged. Longer than
+/// [`STREAM_IDLE_MS`]: the stream is given up first, and begins anew with a snapshot.
+pub const PURGED_READ_WAIT_MS: u64 = 20_000;
+
+/// Time after which a stream of log entries that has nothing to do is ended. It is opened again when
+/// there is something to send.
+pub const STREAM_IDLE_MS: u64 = 5_000;
+
+/// Time for entries that a snapshot covers to get on disk before the snapshot is acknowledged.
+pub const SNAPSHOT_ACK_WAIT_MS: u64 = 20_000;
+
 /// One message of the wire protocol, whichever it is.
 pub const WIRE_MESSAGE_MAX_BYTES: u64 = 16 * 1024 * 1024;
 
@@ -462,6 +473,7 @@ pub const HISTORY_MAX_REVISIONS: u64 = 1_000_000_000;
 /// Pause between two tidyings of the collected figures. Samples of histograms pile up until then.
 pub const METRICS_UPKEEP_INTERVAL_MS: u64 = 5_000;
 
+const _: () = assert!(STREAM_IDLE_MS * 2 < PURGED_READ_WAIT_MS);
 const _: () = assert!(VALUE_MAX_BYTES + KEY_MAX_BYTES < COMMAND_MAX_BYTES);
 const _: () = assert!(COMMAND_MAX_BYTES * 2 < APPEND_BATCH_MAX_BYTES);
 const _: () = assert!((APPEND_BATCH_MAX_BYTES as u64) * 2 < WIRE_MESSAGE_MAX_BYTES);

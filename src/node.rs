@@ -444,11 +444,7 @@ async fn start_raft(
     transport: &Transport,
     timings: RaftTimings,
 ) -> Result<StartedRaft, NodeError> {
-    let settings = RaftSettings {
-        node_id: metadata.node_id(),
-        timings,
-        snapshot_every_entries: config.raft.snapshot_every_entries,
-    };
+    let settings = RaftSettings::new(metadata.node_id(), timings, config.raft.snapshot_every_entries);
     let progress = Arc::new(Progress::default());
     let network = transport.network();
     match config.storage {

@@ -8,10 +8,12 @@ pub mod actor;
 pub mod construct;
 pub mod freshness;
 pub mod handover;
+pub mod installation;
 pub mod log_bounds;
 pub mod membership;
 pub mod observe;
 pub mod operations;
+mod patient_log;
 pub mod runtime;
 pub mod types;
 

@@ -16,6 +16,8 @@ mod checked_file;
 pub mod codec;
 pub mod damage;
 pub mod database;
+#[cfg(any(test, feature = "simulated-disk"))]
+pub mod digest;
 pub mod disk;
 mod fused_file;
 mod head;

@@ -12,6 +12,7 @@ use openraft::storage::RaftLogStorage;
 use openraft::{Config, ConfigError, RaftNetworkFactory, SnapshotPolicy};
 
 use super::RaftHandle;
+use super::patient_log::PatientLog;
 use super::types::TypeConfig;
 use crate::kv::types::NodeId;
 use crate::limits;
@@ -45,6 +46,23 @@ pub struct RaftSettings {
     pub timings: RaftTimings,
     /// Applied entries after which a snapshot is made.
     pub snapshot_every_entries: u64,
+    /// Log entries kept although a snapshot covers them.
+    pub log_kept_entries: u64,
+    /// Lag after which a follower is sent a snapshot rather than log entries.
+    pub replication_lag_max_entries: u64,
+}
+
+impl RaftSettings {
+    /// Settings with the bounds that suit real nodes.
+    pub fn new(node_id: NodeId, timings: RaftTimings, snapshot_every_entries: u64) -> Self {
+        Self {
+            node_id,
+            timings,
+            snapshot_every_entries,
+            log_kept_entries: limits::LOG_KEPT_BEHIND_SNAPSHOT_ENTRIES,
+            replication_lag_max_entries: limits::REPLICATION_LAG_MAX_ENTRIES,
+        }
+    }
 }
 
 /// Why Raft did not start.
@@ -77,7 +95,7 @@ where
     N::Network: NetSnapshot<TypeConfig, SnapshotData = SnapshotData>,
 {
     let config = Arc::new(config(settings).validate()?);
-    let raft = RaftHandle::new(settings.node_id, config, network, log, state).await?;
+    let raft = RaftHandle::new(settings.node_id, config, network, PatientLog(log), state).await?;
     // Until its task has run, Raft's metrics are those of a node without a log: whoever read them would
     // take this one for a new one, or for one that has nothing to recover.
     raft.with_raft_state(|_| ()).await?;
@@ -91,14 +109,23 @@ fn config(settings: &RaftSettings) -> Config {
         heartbeat_interval: timings.heartbeat_interval_ms,
         election_timeout_min: timings.election_timeout_min_ms,
         election_timeout_max: timings.election_timeout_max_ms,
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(restores_leader()),
         enable_pre_vote: Some(true),
         allow_log_reversion: Some(false),
         install_snapshot_timeout: limits::MEMBERSHIP_TIMEOUT_MS,
         max_payload_entries: limits::APPEND_BATCH_MAX_ENTRIES,
-        replication_lag_threshold: limits::REPLICATION_LAG_MAX_ENTRIES,
+        replication_lag_threshold: settings.replication_lag_max_entries,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(settings.snapshot_every_entries),
-        max_in_snapshot_log_to_keep: limits::LOG_KEPT_BEHIND_SNAPSHOT_ENTRIES,
+        max_in_snapshot_log_to_keep: settings.log_kept_entries,
         ..Config::default()
     }
+}
+
+/// Whether a leader that restarts within its lease leads on. It must not.
+fn restores_leader() -> bool {
+    #[cfg(madsim)]
+    if crate::planted::has(crate::planted::Bug::LeaderRestored) {
+        return true;
+    }
+    false
 }

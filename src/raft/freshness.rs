@@ -11,7 +11,7 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::raft::AppendEntriesRequest;
 
 use super::RaftHandle;
-use super::types::TypeConfig;
+use super::types::{TypeConfig, Vote};
 use crate::kv::types::NodeId;
 use crate::storage::state::StateReader;
 
@@ -44,15 +44,25 @@ impl Freshness {
     {
         let metrics = raft.metrics();
         requests.inspect(move |request| {
-            // A deposed leader that does not know it yet has no news, and no right to call old news
-            // fresh.
-            if request.vote >= metrics.borrow_watched().vote {
-                let committed = request.leader_commit.as_ref().map(|log_id| log_id.index());
-                self.heard(committed, reader.applied_index());
-                let leader = request.vote.leader_id();
-                self.heard_leader(leader.term, leader.node_id);
-            }
+            let vote = metrics.borrow_watched().vote;
+            self.note(request, &vote, reader.applied_index());
         })
+    }
+
+    /// Notes a request of a leader to this node, which has given `vote`.
+    pub fn note(&self, request: &AppendEntriesRequest<TypeConfig>, vote: &Vote, applied_index: Option<u64>) {
+        // A deposed leader that does not know it yet has no news, and no right to call old news fresh.
+        if request.vote < *vote {
+            return;
+        }
+        let leader = request.vote.leader_id();
+        self.heard_leader(leader.term, leader.node_id);
+        // A new leader does not know what is committed until an entry of its own is.
+        let own = request.leader_commit.filter(|log_id| log_id.leader_id == *leader);
+        match own {
+            Some(committed) => self.heard(Some(committed.index), applied_index),
+            None => self.lock().heard_at = Some(Instant::now()),
+        }
     }
 
     /// The leader said, just now, that everything up to `committed_index` is committed (absent: nothing is).

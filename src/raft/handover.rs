@@ -12,8 +12,6 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use openraft::Instant as _;
-
 use super::membership::matched_index;
 use super::observe::Metrics;
 use crate::kv::types::{DiskStatus, NodeId};
@@ -62,7 +60,7 @@ pub fn is_majority(metrics: &Metrics, passes: impl Fn(NodeId) -> bool) -> bool {
 pub fn successor(metrics: &Metrics, unwell: &Unwell, answered_within: Duration) -> Option<NodeId> {
     let answers = |node_id: NodeId| {
         let heard = metrics.heartbeat.as_ref().and_then(|heartbeat| heartbeat.get(&node_id)?.as_ref());
-        heard.is_some_and(|heard| heard.elapsed() <= answered_within)
+        heard.is_some_and(|heard| openraft::Instant::elapsed(&**heard) <= answered_within)
     };
     let fit = |node_id: NodeId| node_id != metrics.id && !unwell.contains_key(&node_id) && answers(node_id);
     if !is_majority(metrics, fit) {

@@ -15,7 +15,7 @@ use crate::raft::types::{LogId, SnapshotMeta, StoredMembership};
 const REVISIONS: &[u8] = b"revisions";
 const SESSIONS: &[u8] = b"sessions";
 const APPLIED: &[u8] = b"applied";
-const MEMBERSHIP: &[u8] = b"membership";
+pub(crate) const MEMBERSHIP: &[u8] = b"membership";
 
 /// How far the data goes, and back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -47,6 +47,8 @@ use super::disk::{Disk, RealDisk};
 use super::log_view::{LogError, LogView, entry_bytes};
 use super::progress::Progress;
 use crate::limits;
+#[cfg(madsim)]
+use crate::planted::{self, Bug};
 use crate::raft::types::{Entry, LogId, TypeConfig, Vote};
 
 /// Index to sealed entry, until purged. Must stay stable.
@@ -187,6 +189,11 @@ impl RedbLog {
     /// ends. The rest goes with a later purge.
     async fn purgeable(&self, to: LogId) -> Result<Option<LogId>, LogError> {
         let durable = self.shared.progress.durable();
+        #[cfg(madsim)]
+        let durable = match planted::has(Bug::PurgePastCheckpoint) {
+            true => durable.max(Some(to.index)),
+            false => durable,
+        };
         let (indexes, purged) = {
             let state = self.shared.lock();
             state.check()?;
@@ -298,6 +305,13 @@ impl RaftLogStorage<TypeConfig> for RedbLog {
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
+        #[cfg(madsim)]
+        let last = match last {
+            Some(last) if planted::has(Bug::TruncationOffByOne) => {
+                Some(LogId { index: last.index + 1, ..last })
+            }
+            last => last,
+        };
         let written = {
             let mut state = self.shared.lock();
             state.check()?;

@@ -171,6 +171,14 @@ impl StateReader {
         }
     }
 
+    /// Whether what the log holds up to an index would be there after a crash: in the log, or in the state.
+    pub fn is_on_disk(&self, index: u64) -> bool {
+        match &self.store {
+            Store::Memory(_) => true,
+            Store::Redb(state) => state.is_on_disk(index),
+        }
+    }
+
     /// Makes the applied state durable now, if the log is on disk as far as that. Returns whether it
     /// is durable. It blocks; a state in memory is as durable as it gets.
     ///
@@ -192,6 +200,18 @@ impl StateReader {
         match &self.store {
             Store::Memory(_) => Ok(None),
             Store::Redb(state) => state.shrink().map(Some),
+        }
+    }
+
+    /// Reads all of the newest applied state and says what it comes to.
+    ///
+    /// # Errors
+    /// Those of the storage engine.
+    #[cfg(any(test, feature = "simulated-disk"))]
+    pub fn digest(&self) -> Result<super::digest::StateDigest, StateError> {
+        match &self.store {
+            Store::Memory(state) => state.digest(),
+            Store::Redb(state) => state.digest(),
         }
     }
 

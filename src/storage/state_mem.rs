@@ -90,6 +90,11 @@ impl MemState {
         Ok(())
     }
 
+    #[cfg(any(test, feature = "simulated-disk"))]
+    pub(crate) fn digest(&self) -> Result<super::digest::StateDigest, StateError> {
+        super::digest::digest(&*self.tables())
+    }
+
     #[cfg(test)]
     pub(crate) fn dump(&self) -> Vec<(super::tables::Table, Vec<u8>, Vec<u8>)> {
         super::tables::dump(&*self.tables())

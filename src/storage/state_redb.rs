@@ -236,8 +236,17 @@ impl RedbState {
         Ok(out.0)
     }
 
+    pub(crate) fn is_on_disk(&self, index: u64) -> bool {
+        self.store.progress.flushed().max(self.store.progress.durable()) >= Some(index)
+    }
+
     pub(crate) fn install_snapshot(&self, meta: &SnapshotMeta, data: &SnapshotData) -> io::Result<()> {
         self.store.install_snapshot(meta, data)
+    }
+
+    #[cfg(any(test, feature = "simulated-disk"))]
+    pub(crate) fn digest(&self) -> Result<super::digest::StateDigest, StateError> {
+        super::digest::digest(&self.store.handle().read()?)
     }
 
     #[cfg(test)]

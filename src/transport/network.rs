@@ -38,6 +38,10 @@ use crate::storage::snapshot::SnapshotData;
 /// Requests that may be on their way on one stream.
 const PIPELINE_DEPTH: usize = 64;
 
+/// A stream without requests ends after this time. Raft looks then whether it still has the right ones to
+/// send: those that it was to begin with may be purged.
+const IDLE: Duration = Duration::from_millis(limits::STREAM_IDLE_MS);
+
 /// The code that a connection is closed with when its answers stop coming.
 pub(super) const STALLED: u32 = 408;
 
@@ -221,6 +225,7 @@ impl AppendPipe {
                 changed = self.sent.changed(), if !outstanding && !no_more_requests => {
                     no_more_requests = changed.is_err();
                 }
+                () = tokio::time::sleep(IDLE), if !outstanding && !no_more_requests => return None,
                 () = tokio::time::sleep(self.stall), if outstanding || no_more_requests => {
                     self.connection.close(VarInt::from_u32(STALLED), b"answers stopped coming");
                     return Some(Err(broken("answers stopped coming")));

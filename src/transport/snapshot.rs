@@ -15,6 +15,7 @@ use super::protocol::{InstallSnapshot, SnapshotRpcProtocol};
 use super::server::Handlers;
 use crate::kv::types::NodeId;
 use crate::limits;
+use crate::raft::installation;
 use crate::raft::types::{TypeConfig, Vote};
 use crate::storage::snapshot::SnapshotData;
 
@@ -92,5 +93,5 @@ pub(super) async fn receive(
     let snapshot = incoming.finish().await.map_err(|error| error.to_string())?;
     let snapshot = Snapshot { meta: header.meta, snapshot };
     tracing::info!(bytes = received, "a snapshot of {received} bytes arrived from the leader");
-    handlers.raft.install_full_snapshot(header.vote, snapshot).await.map_err(|error| error.to_string())
+    installation::install(&handlers.raft, &handlers.reader, header.vote, snapshot).await
 }

@@ -157,11 +157,8 @@ impl AspenRouter {
     pub async fn start(&mut self, id: u64) {
         let disk = self.disks.get_mut(&id).unwrap_or_else(|| panic!("node {id} was never added"));
         let network = RouterNetwork::new(self.fabric.clone(), NodeId(id));
-        let settings = RaftSettings {
-            node_id: NodeId(id),
-            timings: self.settings.timings,
-            snapshot_every_entries: self.settings.snapshot_every_entries,
-        };
+        let RouterSettings { timings, snapshot_every_entries, .. } = self.settings;
+        let settings = RaftSettings::new(NodeId(id), timings, snapshot_every_entries);
         let opened = disk.start(&settings, network).await;
         opened.raft.runtime_config().elect(self.settings.elections);
         self.fabric.attach(Door::new(NodeId(id), &opened));

@@ -10,8 +10,8 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::KvService;
 use crate::kv::forward::ForwardRequest;
@@ -41,7 +41,15 @@ struct Watch {
     last: DiskState,
     handed_over: Option<Instant>,
     reported: Option<Instant>,
-    report: Option<AbortOnDropHandle<()>>,
+    report: Option<JoinHandle<()>>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(report) = &self.report {
+            report.abort();
+        }
+    }
 }
 
 impl Watch {
@@ -110,13 +118,16 @@ impl Watch {
         self.reported = Some(now);
         let forwarder = service.0.parts.forwarder.clone();
         let request = ForwardRequest::ReportDisk { node_id: service.node_id(), status };
-        // A report that is still on its way is out of date.
-        self.report = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+        let report = tokio::spawn(async move {
             let sent = forwarder.forward(leader, request, limits::DISK_REPORT_INTERVAL_MS).await;
             if let Err(error) = sent {
                 tracing::debug!("the leader was not told of this node's disk: {error}");
             }
-        })));
+        });
+        // A report that is still on its way is out of date.
+        if let Some(older) = self.report.replace(report) {
+            older.abort();
+        }
     }
 }
 

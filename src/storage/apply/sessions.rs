@@ -56,6 +56,10 @@ enum Seen {
 impl<T: WriteTables> Applier<'_, T> {
     /// Runs an operation, unless the session shows that it ran before or may have.
     pub(super) fn run_once(&mut self, tag: &SessionTag, op: &WriteOp) -> Result<Reply, StateError> {
+        #[cfg(madsim)]
+        if crate::planted::has(crate::planted::Bug::RetryAppliedTwice) {
+            return self.run(op);
+        }
         let id = tag.id.0.as_bytes();
         match self.look_up(tag)? {
             Seen::Answered(reply) => return Ok(reply),

@@ -159,7 +159,7 @@ impl Writer {
 
     fn write(&mut self, batch: &[Queued]) -> Result<Disk, redb::Error> {
         let mut transaction = self.shared.database.begin_write()?;
-        transaction.set_durability(Durability::Immediate)?;
+        transaction.set_durability(durability(batch))?;
         // One phase may roll back silently past an acknowledged write when a bit flips.
         transaction.set_two_phase_commit(true);
         let mut disk = self.disk;
@@ -245,6 +245,21 @@ impl Writer {
             queued.command.answer(Err(LogError::Failed(Arc::clone(&failure))));
         }
     }
+}
+
+/// How a batch is committed: on disk when the commit returns.
+fn durability(#[cfg_attr(not(madsim), expect(unused_variables))] batch: &[Queued]) -> Durability {
+    #[cfg(madsim)]
+    {
+        use crate::planted::{self, Bug};
+        let all = |is: fn(&Command) -> bool| batch.iter().all(|queued| is(&queued.command));
+        if planted::has(Bug::FlushBeforeSync) && all(|command| matches!(command, Command::Append { .. }))
+            || planted::has(Bug::VoteNotSynced) && all(|command| matches!(command, Command::SaveVote { .. }))
+        {
+            return Durability::None;
+        }
+    }
+    Durability::Immediate
 }
 
 /// Deletes the oldest entries, a bounded number, up to `to`. Some while there may be more.

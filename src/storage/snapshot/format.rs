@@ -18,6 +18,8 @@ use std::io::{self, Read, Write};
 use std::ops::Bound;
 
 use crate::limits;
+#[cfg(madsim)]
+use crate::planted::{Bug, has};
 use crate::raft::types::SnapshotMeta;
 use crate::storage::tables::{ReadTables, StateError, Table};
 use crate::storage::{head, record};
@@ -132,6 +134,11 @@ impl Totals {
 /// Writes all rows of a state, each of whose checksums is looked at.
 pub(crate) fn write(tables: &impl ReadTables, out: &mut impl Write) -> io::Result<SnapshotMeta> {
     let meta = head::snapshot_meta(tables)?;
+    #[cfg(madsim)]
+    let meta = match has(Bug::SnapshotWithoutMembership) {
+        true => SnapshotMeta { last_membership: Default::default(), ..meta },
+        false => meta,
+    };
     out.write_all(&MAGIC)?;
     out.write_all(&VERSION.to_le_bytes())?;
     let header = postcard::to_stdvec(&meta).expect("metadata has only types that postcard can encode");
@@ -144,6 +151,10 @@ pub(crate) fn write(tables: &impl ReadTables, out: &mut impl Write) -> io::Resul
             let (key, value) = row?;
             // Damage must not spread to the nodes that get the snapshot.
             record::check_row(table, &key, &value)?;
+            #[cfg(madsim)]
+            if has(Bug::SnapshotWithoutMembership) && *key == *head::MEMBERSHIP {
+                continue;
+            }
             let row_bytes = 1 + 2 * size_of::<u32>() + key.len() + value.len();
             if !chunk.is_empty() && chunk.len() + row_bytes > limits::SNAPSHOT_CHUNK_MAX_BYTES {
                 totals.add_chunk(write_block(out, &chunk)?);

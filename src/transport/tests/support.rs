@@ -223,7 +223,7 @@ pub(super) fn raft_settings(node_id: NodeId) -> RaftSettings {
         election_timeout_min_ms: 1_000,
         election_timeout_max_ms: 2_000,
     };
-    RaftSettings { node_id, timings, snapshot_every_entries: 1_000 }
+    RaftSettings::new(node_id, timings, 1_000)
 }
 
 /// An endpoint that knows nothing of Aspen's manners.

@@ -3,12 +3,14 @@
 /// Layers by the module path that they begin at; the longest match counts.
 const LAYERS: &[(&str, &[&str])] = &[
     ("limits", &[]),
+    // In the simulation's build alone.
+    ("planted", &[]),
     ("kv::types", &["limits"]),
     ("raft::runtime", &[]),
     ("raft::types", &["raft::runtime", "kv::types", "limits"]),
-    ("storage", &["kv::types", "raft::types", "limits"]),
-    ("raft", &["storage", "kv::types", "raft::runtime", "raft::types", "limits"]),
-    ("kv", &["raft", "storage", "kv::types", "raft::types", "limits"]),
+    ("storage", &["kv::types", "raft::types", "limits", "planted"]),
+    ("raft", &["storage", "kv::types", "raft::runtime", "raft::types", "limits", "planted"]),
+    ("kv", &["raft", "storage", "kv::types", "raft::types", "limits", "planted"]),
     ("api", &["kv", "kv::types", "limits"]),
     ("bench", &["kv", "limits"]),
     ("cli", &["bench", "kv", "kv::types", "limits"]),

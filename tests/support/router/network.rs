@@ -288,7 +288,8 @@ impl Flow {
             return Err(Failure::Lost);
         }
         self.state().pending.push_back(rpc);
-        note_freshness(&door, &request);
+        let vote = observe::metrics(&door.raft).vote;
+        door.freshness.note(&request, &vote, door.reader.applied_index());
         Ok((request, whole))
     }
 
@@ -306,14 +307,6 @@ impl Flow {
             prev: request.prev_log_id,
             entries: request.entries.iter().map(|entry| entry.log_id).collect(),
         })
-    }
-}
-
-/// Tells a node that its leader spoke, as the real transport does.
-fn note_freshness(door: &Door, request: &AppendRequest) {
-    if request.vote >= observe::metrics(&door.raft).vote {
-        let committed = request.leader_commit.map(|log_id| log_id.index);
-        door.freshness.heard(committed, door.reader.applied_index());
     }
 }
 
