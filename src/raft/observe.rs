@@ -43,6 +43,11 @@ pub fn route(metrics: &Metrics, timings: &RaftTimings) -> Route {
     }
     match metrics.current_leader {
         Some(leader) if leader != metrics.id => Route::Remote(leader),
+        // A leader that has restarted still finds its own vote, and leads no more.
+        Some(_) if metrics.state != ServerState::Leader => Route::NoLeader(format!(
+            "node {} led in term {} before it was started again, and nobody leads since, as far as it knows",
+            metrics.id, metrics.current_term
+        )),
         Some(_) => match quorum_lost_for(metrics, timings) {
             None => Route::Local,
             Some(lost) => Route::NoLeader(format!(

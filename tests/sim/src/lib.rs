@@ -12,23 +12,27 @@
 //! | [`nemesis`] | faults |
 //! | [`invariants`] | what must hold |
 //! | [`world`], [`trace`], [`chance`] | what is shared |
+//! | [`many`], [`artifact`], [`planted`] | many runs, and what is kept of them |
 
 #[cfg(not(madsim))]
 compile_error!("without --cfg madsim this would run on real clocks: use scripts/simulate.sh");
 
+pub mod artifact;
 pub mod chance;
 pub mod client;
 pub mod cluster;
 pub mod history;
 pub mod invariants;
 pub mod machine;
+pub mod many;
 pub mod nemesis;
 pub mod network;
 mod observed_log;
 pub mod oracle;
+pub mod planted;
 pub mod runner;
 pub mod scenario;
-mod scenarios;
+pub mod scenarios;
 pub mod settings;
 pub mod trace;
 pub mod world;

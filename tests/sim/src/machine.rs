@@ -304,7 +304,8 @@ impl Machine {
         loop {
             let (membership, leader, fatal) = {
                 let now = metrics.borrow_and_update();
-                let leader = now.current_leader.map(|leader| (now.current_term, leader));
+                let leads = now.state == openraft::ServerState::Leader;
+                let leader = now.current_leader.filter(|_| leads).map(|leader| (now.current_term, leader));
                 (now.membership_config.clone(), leader, now.running_state.clone().err())
             };
             if let Some(fatal) = fatal {
@@ -312,9 +313,9 @@ impl Machine {
                 return;
             }
             if leads != leader {
-                if leader.is_some_and(|(_, leader)| leader == self.id) {
+                if let Some((term, _)) = leader {
                     self.world.count("leaderships");
-                    self.world.milestone(self.id, format_args!("leads in term {}", leader.map_or(0, |l| l.0)));
+                    self.world.milestone(self.id, format_args!("leads in term {term}"));
                 }
                 leads = leader;
             }

@@ -175,6 +175,10 @@ impl Network {
     fn arrive(&self, from: NodeId, to: NodeId, kind: &'static str) -> Option<(NodeHandle, Handlers)> {
         let station = self.station(to)?;
         let handlers = station.handlers()?;
+        // What a removed node had sent goes down with its connections.
+        if from != CLIENTS && !station.admits(from) && !planted::has(Bug::OldSessionAdmitted) {
+            return None;
+        }
         self.0.world.note(to, format_args!("{kind} from n{from}"));
         if from != CLIENTS {
             self.0.world.saw(&Event::Delivered { from, to, kind, is_declared: station.has_declared(from) });

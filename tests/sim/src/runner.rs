@@ -34,8 +34,8 @@ pub struct Report {
     pub virtual_time: Duration,
     /// Figures by name.
     pub figures: BTreeMap<String, u64>,
-    /// Operations of clients, and answers held against what is known.
-    pub operations: u64,
+    /// Answers to clients that were held against what is known.
+    pub checked: u64,
     /// The first violation, if there was one.
     pub violation: Option<Violation>,
     /// What shaped the run.
@@ -81,7 +81,7 @@ pub fn run(scenario: &'static Scenario, seed: u64, bug: Option<Bug>) -> Report {
         events: trace.events(),
         virtual_time: outcome.virtual_time,
         figures: world.figures(),
-        operations: outcome.operations,
+        checked: outcome.checked,
         violation: world.violation().or(panicked),
         milestones,
         last_events,
@@ -92,7 +92,7 @@ pub fn run(scenario: &'static Scenario, seed: u64, bug: Option<Bug>) -> Report {
 struct Outcome {
     settings: Option<Settings>,
     virtual_time: Duration,
-    operations: u64,
+    checked: u64,
     panic: Option<String>,
 }
 
@@ -111,7 +111,7 @@ async fn play(scenario: &'static Scenario, world: World, outcome: Arc<Mutex<Outc
     }
     let mut outcome = lock(&outcome);
     outcome.virtual_time = madsim::time::TimeHandle::current().elapsed();
-    outcome.operations = lock(&run.oracle).checks();
+    outcome.checked = lock(&run.oracle).checks();
     drop(outcome);
     cluster.close();
     // The tasks of what was ended are dropped when their turn comes.

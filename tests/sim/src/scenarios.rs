@@ -1,9 +1,13 @@
 //! The scenarios, one file each.
 
+mod churn;
+mod elections;
+mod hiqlite_flow;
 pub mod liveness;
 mod mixed;
 
 use crate::scenario::Scenario;
 
-/// All scenarios.
-pub const ALL: &[Scenario] = &[mixed::SCENARIO];
+/// All scenarios, the main one first.
+pub const ALL: &[Scenario] =
+    &[mixed::SCENARIO, elections::SCENARIO, churn::SCENARIO, hiqlite_flow::SCENARIO];
