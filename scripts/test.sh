@@ -124,6 +124,8 @@ else
   skip deny "cargo-deny cannot be installed (try: cargo install cargo-deny --locked)"
 fi
 step test cargo test --locked
+# The simulation has a cfg and a target directory of its own.
+step simulate scripts/simulate.sh --seeds 200 --artifacts "$LOGS/simulations"
 for script in "${CLUSTER_SCRIPTS[@]}"; do
   name="$(basename "$script" .sh)"
   if [[ -x $script ]]; then

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use aspen::kv::types::{
-    Command, Compare, CompareOp, CompareTarget, Consistency, Key, KeyRange, KvError, NodeId, OpResult, ReadReply,
-    ReadRequest, Revision, SessionId, SessionTag, Txn, TxnOp, Value, WriteOp, WriteReply,
+    Command, Compare, CompareOp, CompareTarget, Consistency, Key, KeyRange, KvError, NodeId, OpResult,
+    ReadReply, ReadRequest, Revision, SessionId, SessionTag, Txn, TxnOp, Value, WriteOp, WriteReply,
 };
 use bytes::Bytes;
 
@@ -67,15 +67,7 @@ enum Attempt<T> {
 impl Client {
     /// A client of a cluster.
     pub fn new(number: u64, cluster: Cluster, oracle: Arc<Mutex<Oracle>>) -> Self {
-        Self {
-            number,
-            cluster,
-            oracle,
-            session: None,
-            seen: Revision(0),
-            preferred: None,
-            counted: (0, 0),
-        }
+        Self { number, cluster, oracle, session: None, seen: Revision(0), preferred: None, counted: (0, 0) }
     }
 
     /// Works until it is over, and looks a last time at what it has counted on.
@@ -231,8 +223,7 @@ impl Client {
     async fn read_stale(&mut self, register: &str) -> Result<(), Violation> {
         let (began, _) = self.begin();
         let node = self.choose();
-        let request =
-            ReadRequest { consistency: Consistency::Stale, ..ReadRequest::get(key(register)) };
+        let request = ReadRequest { consistency: Consistency::Stale, ..ReadRequest::get(key(register)) };
         let asked = self.cluster.network().ask(node, &ClientRequest::Read(request), ATTEMPT_TIMEOUT).await;
         match asked {
             Ok(ClientReply::Read(Ok(reply))) => lock(&self.oracle).read_stale(node, began, &reply),
@@ -253,8 +244,7 @@ impl Client {
     async fn write(&mut self, command: Command, what: String) -> Result<Written, Violation> {
         let (id, last) = self.session.take().unwrap_or_else(|| (SessionId(draw_uuid()), 0));
         let sequence = last + 1;
-        let command =
-            Command { session: Some(SessionTag { id, sequence, since: self.seen }), ..command };
+        let command = Command { session: Some(SessionTag { id, sequence, since: self.seen }), ..command };
         let request = ClientRequest::Write(command);
         let (deadline, mut unsure) = (Instant::now() + CALL_TIMEOUT, false);
         self.cluster.world().note(CLIENTS, format_args!("c{} writes {what}", self.number));
@@ -303,7 +293,9 @@ impl Client {
         while Instant::now() < deadline {
             let node = self.choose();
             if let Attempt::Answered(ClientReply::Read(Ok(reply))) = self.attempt(node, &request).await {
-                self.cluster.world().note(CLIENTS, format_args!("c{} read at {}", self.number, reply.revision));
+                self.cluster
+                    .world()
+                    .note(CLIENTS, format_args!("c{} read at {}", self.number, reply.revision));
                 self.cluster.world().count("reads answered");
                 self.preferred = Some(node);
                 self.seen = self.seen.max(reply.revision);

@@ -95,8 +95,7 @@ impl Cluster {
     pub async fn form(&self) -> Result<(), String> {
         let watched = self.clone();
         self.0.warden.spawn(async move { watched.watch().await });
-        let machines: Vec<Arc<Machine>> =
-            (0..self.0.settings.voters).map(|_| self.add_machine()).collect();
+        let machines: Vec<Arc<Machine>> = (0..self.0.settings.voters).map(|_| self.add_machine()).collect();
         let formed = async {
             let first = self.until_up(&machines[0]).await;
             first.init().await.map_err(|error| error.to_string())?;

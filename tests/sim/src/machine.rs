@@ -18,8 +18,8 @@ use aspen::raft::operations::Operations;
 use aspen::storage::disk::SimulatedDisk;
 use aspen::storage::log_redb::{LOG_FILE, RedbLog};
 use aspen::storage::metadata::Metadata;
-use aspen::storage::progress::Progress;
 use aspen::storage::pressure::Pressure;
+use aspen::storage::progress::Progress;
 use aspen::storage::space::Space;
 use aspen::storage::state::StateReader;
 use aspen::storage::{StorageOptions, state_redb};
@@ -287,8 +287,14 @@ impl Machine {
             freshness,
             reader: reader.clone(),
         });
-        lock(&self.state).running =
-            Some(Running { life, station: station.clone(), raft: raft.clone(), cluster: Arc::new(cluster), reader, progress });
+        lock(&self.state).running = Some(Running {
+            life,
+            station: station.clone(),
+            raft: raft.clone(),
+            cluster: Arc::new(cluster),
+            reader,
+            progress,
+        });
 
         let recovering = service.clone();
         tokio::spawn(async move { recovering.recover().await });
@@ -353,9 +359,8 @@ impl Machine {
             madsim::time::sleep(chance::millis(100, 300)).await;
             let is_dead = {
                 let state = lock(&self.state);
-                let stopped = |running: &Running| {
-                    running.raft.metrics().borrow_watched().running_state.is_err()
-                };
+                let stopped =
+                    |running: &Running| running.raft.metrics().borrow_watched().running_state.is_err();
                 let failed = state.disk_faults > 0 && state.running.as_ref().is_none_or(stopped);
                 state.is_on && !state.is_paused && failed
             };

@@ -83,7 +83,8 @@ impl Summary {
     }
 
     fn faults(&self) -> impl Iterator<Item = (&str, u64)> {
-        let faults = self.figures.iter().filter_map(|(name, count)| Some((name.strip_prefix("fault: ")?, *count)));
+        let faults =
+            self.figures.iter().filter_map(|(name, count)| Some((name.strip_prefix("fault: ")?, *count)));
         faults.into_iter()
     }
 }
@@ -103,7 +104,8 @@ pub fn run(
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     let is_late = plan.until.is_some_and(|until| Instant::now() >= until);
-                    if seed >= plan.from.saturating_add(plan.seeds) || is_late || stop.load(Ordering::Relaxed) {
+                    if seed >= plan.from.saturating_add(plan.seeds) || is_late || stop.load(Ordering::Relaxed)
+                    {
                         return;
                     }
                     let report = runner::run(scenario, seed, bug);

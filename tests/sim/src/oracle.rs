@@ -64,7 +64,13 @@ impl Oracle {
     ///
     /// # Errors
     /// If the answer contradicts what is known.
-    pub fn written(&mut self, began: Began, value: u64, changed: bool, reply: &WriteReply) -> Result<(), Violation> {
+    pub fn written(
+        &mut self,
+        began: Began,
+        value: u64,
+        changed: bool,
+        reply: &WriteReply,
+    ) -> Result<(), Violation> {
         self.checks += 1;
         self.at_least("a write", began.floor, reply.revision)?;
         if changed {
@@ -102,7 +108,9 @@ impl Oracle {
             return Ok(());
         };
         let before = self.acknowledged.partition_point(|(at, _)| *at < fresh_at);
-        let Some((_, floor)) = before.checked_sub(1).map(|last| self.acknowledged[last]) else { return Ok(()) };
+        let Some((_, floor)) = before.checked_sub(1).map(|last| self.acknowledged[last]) else {
+            return Ok(());
+        };
         if reply.revision < floor {
             let what = format!("node {node} called an answer {age_ms} ms old that is older");
             return Err(violation(what, format!("at least revision {floor}"), reply.revision.to_string()));
@@ -208,7 +216,9 @@ pub fn value_of(kv: &KeyValue) -> u64 {
 /// An operation on a register whose answer says what it did.
 pub fn outcome_of(op: RegisterOp, succeeded: bool) -> RegisterOp {
     match op {
-        RegisterOp::Swap { expected, new, .. } => RegisterOp::Swap { expected, new, succeeded: Some(succeeded) },
+        RegisterOp::Swap { expected, new, .. } => {
+            RegisterOp::Swap { expected, new, succeeded: Some(succeeded) }
+        }
         op => op,
     }
 }

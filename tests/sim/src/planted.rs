@@ -37,20 +37,34 @@ pub fn hunt(from: u64, jobs: usize, begins: impl Fn(Bug)) -> Vec<Caught> {
     let caught = |bug: Bug| {
         begins(bug);
         let scenario = Scenario::named(scenario_for(bug)).expect("bugs are looked for in known scenarios");
-        let found: Mutex<Option<(u64, String, String)>> = Mutex::new(None);
-        let plan = Plan { from, seeds: SEEDS_MAX, until: None, jobs, stops_at_failure: true };
-        many::run(scenario, plan, Some(bug), |report| {
-            let Some(violation) = &report.violation else { return };
-            let mut found = lock(&found);
-            // Threads may find it in several seeds: the first one counts.
-            if found.as_ref().is_none_or(|(seed, ..)| report.seed < *seed) {
-                *found = Some((report.seed, violation.invariant.clone(), violation.what.clone()));
-            }
-        });
-        let found = lock(&found).take();
+        let end = from + SEEDS_MAX;
+        let (mut next, mut found) = (from, None);
+        while next < end && found.is_none() {
+            let plan = Plan { from: next, seeds: end - next, until: None, jobs, stops_at_failure: true };
+            let Some(first) = first_failure(scenario, plan, Some(bug)) else { break };
+            next = first.0 + 1;
+            // A seed that fails without the bug as well says nothing about it.
+            let without = Plan { from: first.0, seeds: 1, ..plan };
+            found = first_failure(scenario, without, None).is_none().then_some(first);
+        }
         Caught { bug, scenario: scenario.name, found }
     };
     Bug::ALL.into_iter().map(caught).collect()
+}
+
+/// The lowest seed that fails, with the invariant and what was seen.
+fn first_failure(scenario: &'static Scenario, plan: Plan, bug: Option<Bug>) -> Option<(u64, String, String)> {
+    let first = Mutex::new(None);
+    many::run(scenario, plan, bug, |report| {
+        let Some(violation) = &report.violation else { return };
+        let mut first: std::sync::MutexGuard<'_, Option<(u64, String, String)>> = lock(&first);
+        // Threads may find it in several seeds.
+        if first.as_ref().is_none_or(|(seed, ..)| report.seed < *seed) {
+            *first = Some((report.seed, violation.invariant.clone(), violation.what.clone()));
+        }
+    });
+    let first = lock(&first).take();
+    first
 }
 
 /// The hunt as a table.

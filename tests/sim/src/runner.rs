@@ -69,7 +69,8 @@ pub fn run(scenario: &'static Scenario, seed: u64, bug: Option<Bug>) -> Report {
     };
     let joined = thread.expect("the system gives a thread").join();
     let outcome = std::mem::take(&mut *lock(&outcome));
-    let panic = joined.is_err().then(|| "a panic while the run was cleared away".to_owned()).or(outcome.panic);
+    let panic =
+        joined.is_err().then(|| "a panic while the run was cleared away".to_owned()).or(outcome.panic);
     let panicked = panic.map(|message| Violation::new("no panic", "a task panicked", "none does", message));
     let trace = world.trace();
     let (milestones, last_events) = trace.lines();

@@ -9,5 +9,4 @@ mod mixed;
 use crate::scenario::Scenario;
 
 /// All scenarios, the main one first.
-pub const ALL: &[Scenario] =
-    &[mixed::SCENARIO, elections::SCENARIO, churn::SCENARIO, hiqlite_flow::SCENARIO];
+pub const ALL: &[Scenario] = &[mixed::SCENARIO, elections::SCENARIO, churn::SCENARIO, hiqlite_flow::SCENARIO];

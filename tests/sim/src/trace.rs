@@ -34,12 +34,7 @@ pub struct Trace {
 impl Default for Trace {
     fn default() -> Self {
         // The offset basis of FNV-1a.
-        Self {
-            hash: 0xcbf2_9ce4_8422_2325,
-            events: 0,
-            milestones: VecDeque::new(),
-            last: VecDeque::new(),
-        }
+        Self { hash: 0xcbf2_9ce4_8422_2325, events: 0, milestones: VecDeque::new(), last: VecDeque::new() }
     }
 }
 

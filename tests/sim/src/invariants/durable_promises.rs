@@ -33,12 +33,7 @@ impl Invariant for DurablePromises {
             let there = at.and_then(|at| found.entries.get(at)).map(Mark::of);
             if there.as_ref() != Some(told) {
                 let what = format!("node {node} lost an entry that it had told to be on disk");
-                return Err(Violation::new(
-                    NAME,
-                    what,
-                    told.id.to_string(),
-                    text(there.map(|mark| mark.id)),
-                ));
+                return Err(Violation::new(NAME, what, told.id.to_string(), text(there.map(|mark| mark.id))));
             }
         }
         Ok(())

@@ -51,9 +51,8 @@ impl ElectionSafety {
             return Ok(());
         }
         let vote = Vote::new(leader.term, leader.node_id);
-        let has_voted = |id: &NodeId| {
-            known.node(*id).and_then(|node| node.vote).is_some_and(|saved| saved >= vote)
-        };
+        let has_voted =
+            |id: &NodeId| known.node(*id).and_then(|node| node.vote).is_some_and(|saved| saved >= vote);
         for config in view.membership.get_joint_config() {
             let voted = config.iter().filter(|id| has_voted(id)).count();
             if voted * 2 <= config.len() {

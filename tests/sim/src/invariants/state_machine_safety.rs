@@ -34,7 +34,12 @@ impl Invariant for StateMachineSafety {
 }
 
 impl StateMachineSafety {
-    fn check_applied(&mut self, node: NodeId, applied: Option<LogId>, known: &Known) -> Result<(), Violation> {
+    fn check_applied(
+        &mut self,
+        node: NodeId,
+        applied: Option<LogId>,
+        known: &Known,
+    ) -> Result<(), Violation> {
         let Some(applied) = applied else { return Ok(()) };
         let first = *self.applied.entry(applied.index).or_insert(applied);
         let committed = known.committed.get(&applied.index).map(|committed| committed.mark.id);

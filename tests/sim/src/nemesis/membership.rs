@@ -93,8 +93,7 @@ pub(super) async fn remove_leader(cluster: &Cluster) {
 pub(super) async fn remove_absent(cluster: &Cluster) {
     let Some(_turn) = cluster.try_change() else { return };
     let voters = cluster.voters();
-    let others: Vec<NodeId> =
-        voters.iter().filter(|id| Some(**id) != cluster.leader()).copied().collect();
+    let others: Vec<NodeId> = voters.iter().filter(|id| Some(**id) != cluster.leader()).copied().collect();
     if voters.len() <= VOTERS_MIN || others.is_empty() {
         return;
     }
@@ -128,7 +127,12 @@ pub(super) async fn replace(cluster: &Cluster) {
     while !promote(cluster, new.id(), Some(old)).await {
         last(100, 300).await;
     }
-    while cluster.members().contains(&old) {
+    loop {
+        let members = cluster.members();
+        // Where no membership is known to be committed, it may still be one of them.
+        if !members.is_empty() && !members.contains(&old) {
+            return;
+        }
         remove(cluster, old).await.ok();
         last(100, 500).await;
     }

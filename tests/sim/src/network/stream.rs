@@ -89,7 +89,8 @@ impl Network {
         let (queue, queued) = mpsc::unbounded_channel();
         let (out, received) = mpsc::unbounded_channel();
         let is_reset = Arc::new(AtomicBool::new(false));
-        let wire = Wire { network: self.clone(), session: session.clone(), is_reset: is_reset.clone(), from, to };
+        let wire =
+            Wire { network: self.clone(), session: session.clone(), is_reset: is_reset.clone(), from, to };
         self.0.way.spawn(wire.carry(queued, out));
         let sender = WireSender {
             network: self.clone(),

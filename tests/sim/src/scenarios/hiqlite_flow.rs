@@ -11,8 +11,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::mixed;
-use crate::network::CLIENTS;
 use crate::nemesis::{self, Fault};
+use crate::network::CLIENTS;
 use crate::scenario::{Run, Scenario};
 use crate::settings::Settings;
 use crate::world::Violation;

@@ -9,12 +9,8 @@ use crate::scenario::{Run, Scenario};
 use crate::settings::Settings;
 use crate::world::Violation;
 
-pub(super) const SCENARIO: Scenario = Scenario {
-    name: "mixed",
-    purpose: "all faults, composed at random",
-    settings,
-    script,
-};
+pub(super) const SCENARIO: Scenario =
+    Scenario { name: "mixed", purpose: "all faults, composed at random", settings, script };
 
 /// Faults, the more frequent ones named more than once.
 const FAULTS: &[Fault] = &[
