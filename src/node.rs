@@ -300,6 +300,7 @@ impl Node {
         let every_bytes = config.raft.snapshot_every_bytes;
         parts.log_bounds(started.raft.clone(), started.reader.clone(), every_bytes);
         parts.membership(started.raft.clone(), transport.clone());
+        parts.vouching(transport.clone());
         parts.peers(transport.clone(), metadata.clone());
         parts.endpoint_file(transport.clone(), data_dir.path().to_owned());
         if let Some(scrubber) = started.scrubber {

@@ -21,6 +21,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 pub mod ticket;
+pub mod vouching;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,6 +1,5 @@
 //! The parts of a node that run under its supervisor.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,7 +14,6 @@ use super::data_dir;
 use super::supervisor::{Part, Supervision};
 use crate::api;
 use crate::kv::service::{KvService, disk, history};
-use crate::kv::types::{NodeId, NodeInfo};
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::raft::{RaftHandle, log_bounds, observe};
@@ -25,6 +23,7 @@ use crate::storage::state::StateReader;
 use crate::transport::Transport;
 use crate::transport::server::Handlers;
 use crate::transport::ticket::NodeTicket;
+use crate::transport::vouching::Members;
 
 /// How often a part of the housekeeping may fail before it takes the node down.
 const RESTARTS: u32 = 5;
@@ -103,6 +102,17 @@ impl Parts<'_> {
     /// Lets members in and cuts former members off.
     pub fn membership(&self, raft: RaftHandle, transport: Transport) {
         self.housekeeping("membership", move || follow_membership(raft.clone(), transport.clone()));
+    }
+
+    /// Asks the members about nodes that are not known here.
+    pub fn vouching(&self, transport: Transport) {
+        self.housekeeping("vouching", move || {
+            let transport = transport.clone();
+            async move {
+                transport.ask_about_strangers().await;
+                Ok(())
+            }
+        });
     }
 
     /// Writes known peers down, for the next start.
@@ -210,18 +220,12 @@ async fn scrub(scrubber: Scrubber, interval: Duration) -> Result<(), anyhow::Err
 }
 
 async fn follow_membership(raft: RaftHandle, transport: Transport) -> Result<(), anyhow::Error> {
-    let own = transport.node_id();
     let mut metrics = raft.metrics();
     let mut last = None;
     loop {
         let membership = metrics.borrow_watched().membership_config.clone();
         if last.as_ref() != Some(&membership) {
-            let others: BTreeMap<NodeId, NodeInfo> = membership
-                .nodes()
-                .filter(|(node_id, _)| **node_id != own)
-                .map(|(node_id, info)| (*node_id, info.clone()))
-                .collect();
-            transport.cut_off(&transport.book().set_members(others));
+            transport.cut_off(&transport.book().set_members(Members::of(&membership)));
             last = Some(membership);
         }
         if metrics.changed().await.is_err() {

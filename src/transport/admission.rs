@@ -53,6 +53,7 @@ impl EndpointHooks for Admission {
         if self.book.admitted(&key).is_some() {
             return AfterHandshakeOutcome::Accept;
         }
+        self.book.note_stranger();
         metrics::counter!("aspen_transport_rejected_total").increment(1);
         if self.is_worth_a_line(key) {
             tracing::warn!(%key, "a connection was turned away: the key is neither a member's nor a declared peer's");

@@ -181,7 +181,10 @@ impl Transport {
     }
 
     async fn dial(&self, target: NodeId, lane: Lane) -> Result<Connection, LinkError> {
-        let peer = self.0.book.lookup(target).ok_or(LinkError::Unknown)?;
+        let Some(peer) = self.0.book.lookup(target) else {
+            self.0.book.note_stranger();
+            return Err(LinkError::Unknown);
+        };
         // With all addresses: iroh asks its lookup only about nodes that it does not know at all.
         let addr = endpoint_addr(&peer.info).ok_or(LinkError::Unknown)?;
         let connected = self.0.endpoint.connect(addr, lane.alpn()).await;

@@ -12,9 +12,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use iroh::address_lookup::MemoryLookup;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::ticket::endpoint_addr;
+use super::vouching::Members;
 use crate::kv::types::{NodeId, NodeInfo, Peer, PublicKey};
 use crate::limits;
 
@@ -27,12 +28,16 @@ struct Inner {
     own: (NodeId, PublicKey),
     state: Mutex<State>,
     changed: watch::Sender<()>,
+    stranger: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
     declared: BTreeMap<NodeId, NodeInfo>,
-    members: BTreeMap<NodeId, NodeInfo>,
+    /// As the own log tells.
+    members: Members,
+    /// As a member told, if that is newer.
+    vouched: Members,
     /// What a node said last about its own addresses.
     heard: BTreeMap<NodeId, NodeInfo>,
     lookup: Option<MemoryLookup>,
@@ -77,7 +82,8 @@ impl PeerBook {
     /// An empty book of the node with this id and key.
     pub fn new(node_id: NodeId, public_key: PublicKey) -> Self {
         let (changed, _) = watch::channel(());
-        Self(Arc::new(Inner { own: (node_id, public_key), state: Mutex::default(), changed }))
+        let (state, stranger) = (Mutex::default(), Notify::new());
+        Self(Arc::new(Inner { own: (node_id, public_key), state, changed, stranger }))
     }
 
     /// Takes a node that an operator named: it is let in, and its addresses replace older ones.
@@ -108,29 +114,61 @@ impl PeerBook {
     pub fn forget(&self, node_id: NodeId) {
         let mut state = self.lock();
         state.declared.remove(&node_id);
-        if !state.members.contains_key(&node_id) {
+        if !state.belongs(node_id) {
             state.heard.remove(&node_id);
         }
         drop(state);
         self.notify();
     }
 
-    /// Takes over the membership, and returns the keys of those who are no longer let in.
-    pub fn set_members(&self, members: BTreeMap<NodeId, NodeInfo>) -> Vec<PublicKey> {
+    /// Takes over the membership in the own log, and returns the keys of those who are no longer let in.
+    pub fn set_members(&self, mut members: Members) -> Vec<PublicKey> {
+        members.nodes.remove(&self.0.own.0);
         let mut state = self.lock();
-        let before: BTreeSet<PublicKey> = state.members.values().map(|info| info.public_key).collect();
-        let after: BTreeSet<PublicKey> = members.values().map(|info| info.public_key).collect();
+        let before = state.keys_of_members();
+        if members.log_id >= state.vouched.log_id {
+            state.vouched = Members::default();
+        }
+        state.members = members;
+        let after = state.keys_of_members();
         let removed: Vec<PublicKey> = before.difference(&after).copied().collect();
         state.declared.retain(|_, info| !removed.contains(&info.public_key));
-        state.members = members;
         state.forget_what_strangers_said();
-        let ids: Vec<NodeId> = state.members.keys().copied().collect();
-        for node_id in ids {
-            state.publish(node_id);
-        }
+        state.publish_members();
         drop(state);
         self.notify();
         removed
+    }
+
+    /// A member told who belongs to the cluster, which counts if the own log does not tell better.
+    pub fn vouched(&self, by: NodeId, mut members: Members) {
+        members.nodes.remove(&self.0.own.0);
+        let mut state = self.lock();
+        if !state.belongs(by) || members.log_id <= state.members.log_id.max(state.vouched.log_id) {
+            return;
+        }
+        tracing::info!(peer = %by, "node {by} told of a newer membership than this node's log has yet");
+        state.vouched = members;
+        state.forget_what_strangers_said();
+        state.publish_members();
+        drop(state);
+        self.notify();
+    }
+
+    /// The members, as far as they are known.
+    pub fn members(&self) -> BTreeSet<NodeId> {
+        let state = self.lock();
+        state.members.nodes.keys().chain(state.vouched.nodes.keys()).copied().collect()
+    }
+
+    /// Somebody unknown has called, or is to be called.
+    pub(super) fn note_stranger(&self) {
+        self.0.stranger.notify_one();
+    }
+
+    /// Waits for somebody unknown.
+    pub(super) async fn stranger_came(&self) {
+        self.0.stranger.notified().await;
     }
 
     /// A node said where it is now.
@@ -163,8 +201,9 @@ impl PeerBook {
     /// All known nodes.
     pub fn all(&self) -> Vec<Peer> {
         let state = self.lock();
-        let ids: BTreeSet<NodeId> = state.declared.keys().chain(state.members.keys()).copied().collect();
-        ids.into_iter()
+        state
+            .ids()
+            .into_iter()
             .filter_map(|node_id| state.merged(node_id).map(|info| Peer { node_id, info }))
             .collect()
     }
@@ -178,8 +217,7 @@ impl PeerBook {
     pub(super) fn publish_to(&self, lookup: MemoryLookup) {
         let mut state = self.lock();
         state.lookup = Some(lookup);
-        let ids: Vec<NodeId> = state.declared.keys().chain(state.members.keys()).copied().collect();
-        for node_id in ids {
+        for node_id in state.ids() {
             state.publish(node_id);
         }
     }
@@ -213,11 +251,32 @@ impl State {
     }
 
     fn info(&self, node_id: NodeId) -> Option<&NodeInfo> {
-        self.members.get(&node_id).or_else(|| self.declared.get(&node_id))
+        let Self { declared, members, vouched, .. } = self;
+        members.nodes.get(&node_id).or_else(|| vouched.nodes.get(&node_id)).or_else(|| declared.get(&node_id))
+    }
+
+    fn belongs(&self, node_id: NodeId) -> bool {
+        self.members.nodes.contains_key(&node_id) || self.vouched.nodes.contains_key(&node_id)
+    }
+
+    fn ids(&self) -> BTreeSet<NodeId> {
+        let Self { declared, members, vouched, .. } = self;
+        declared.keys().chain(members.nodes.keys()).chain(vouched.nodes.keys()).copied().collect()
+    }
+
+    fn keys_of_members(&self) -> BTreeSet<PublicKey> {
+        let nodes = self.members.nodes.values().chain(self.vouched.nodes.values());
+        nodes.map(|info| info.public_key).collect()
+    }
+
+    fn publish_members(&self) {
+        for node_id in self.ids().into_iter().filter(|node_id| self.belongs(*node_id)) {
+            self.publish(node_id);
+        }
     }
 
     fn node_of(&self, key: &PublicKey) -> Option<NodeId> {
-        let known = self.members.iter().chain(&self.declared);
+        let known = self.members.nodes.iter().chain(&self.vouched.nodes).chain(&self.declared);
         known.into_iter().find(|(_, info)| info.public_key == *key).map(|(node_id, _)| *node_id)
     }
 
@@ -241,11 +300,11 @@ impl State {
 
     /// An id that comes back with another key is another node, somewhere else.
     fn forget_what_strangers_said(&mut self) {
-        let Self { declared, members, heard, .. } = self;
+        let mut heard = std::mem::take(&mut self.heard);
         heard.retain(|node_id, heard| {
-            let known = members.get(node_id).or_else(|| declared.get(node_id));
-            known.is_some_and(|known| known.public_key == heard.public_key)
+            self.info(*node_id).is_some_and(|known| known.public_key == heard.public_key)
         });
+        self.heard = heard;
     }
 
     fn publish(&self, node_id: NodeId) {
@@ -258,12 +317,21 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use openraft::alias::LeaderIdOf;
+
     use super::*;
+    use crate::raft::types::{LogId, TypeConfig};
 
     fn peer(node_id: u64, key: u8, port: u16) -> Peer {
         let addresses = vec![SocketAddr::from(([127, 0, 0, 1], port))];
         let info = NodeInfo { public_key: PublicKey([key; 32]), addresses, ..NodeInfo::default() };
         Peer { node_id: NodeId(node_id), info }
+    }
+
+    fn members<const N: usize>(index: u64, peers: [Peer; N]) -> Members {
+        let leader_id = LeaderIdOf::<TypeConfig> { term: 1, node_id: NodeId(2) };
+        let nodes = peers.into_iter().map(|peer| (peer.node_id, peer.info)).collect();
+        Members { log_id: Some(LogId { leader_id, index }), nodes }
     }
 
     fn book() -> PeerBook {
@@ -276,7 +344,7 @@ mod tests {
         assert_eq!(book.admitted(&PublicKey([2; 32])), None);
         book.declare(peer(2, 2, 1)).unwrap();
         let third = peer(3, 3, 1);
-        book.set_members(BTreeMap::from([(third.node_id, third.info)]));
+        book.set_members(members(1, [third]));
         assert_eq!(book.admitted(&PublicKey([2; 32])), Some(NodeId(2)));
         assert_eq!(book.admitted(&PublicKey([3; 32])), Some(NodeId(3)));
         assert_eq!(book.admitted(&PublicKey([4; 32])), None);
@@ -287,8 +355,8 @@ mod tests {
         let book = book();
         let second = peer(2, 2, 1);
         book.declare(second.clone()).unwrap();
-        book.set_members(BTreeMap::from([(second.node_id, second.info)]));
-        assert_eq!(book.set_members(BTreeMap::new()), vec![PublicKey([2; 32])]);
+        book.set_members(members(1, [second]));
+        assert_eq!(book.set_members(members(2, [])), vec![PublicKey([2; 32])]);
         assert_eq!(book.admitted(&PublicKey([2; 32])), None);
     }
 
@@ -296,11 +364,39 @@ mod tests {
     fn an_id_that_comes_back_with_another_key_is_not_looked_for_where_the_old_node_was() {
         let book = book();
         let (old, new) = (peer(2, 2, 1), peer(2, 3, 8));
-        book.set_members(BTreeMap::from([(old.node_id, old.info)]));
+        book.set_members(members(1, [old]));
         book.heard_from(NodeId(2), peer(2, 2, 7).info);
-        book.set_members(BTreeMap::new());
-        book.set_members(BTreeMap::from([(new.node_id, new.info.clone())]));
+        book.set_members(members(2, []));
+        book.set_members(members(3, [new.clone()]));
         assert_eq!(book.lookup(NodeId(2)).unwrap().info, new.info);
+    }
+
+    #[test]
+    fn a_members_word_lets_others_in_until_the_own_log_is_as_new() {
+        let book = book();
+        let (second, third, fourth) = (peer(2, 2, 1), peer(3, 3, 1), peer(4, 4, 1));
+        book.set_members(members(1, [second.clone()]));
+        book.vouched(NodeId(2), members(5, [second.clone(), third.clone()]));
+        assert_eq!(book.admitted(&PublicKey([3; 32])), Some(NodeId(3)));
+
+        book.vouched(NodeId(2), members(4, [fourth.clone()]));
+        assert_eq!(book.admitted(&PublicKey([4; 32])), None, "older than what is known");
+        book.vouched(NodeId(9), members(9, [fourth.clone()]));
+        assert_eq!(book.admitted(&PublicKey([4; 32])), None, "a stranger's word");
+
+        assert_eq!(book.set_members(members(3, [fourth])), vec![]);
+        assert_eq!(book.admitted(&PublicKey([3; 32])), Some(NodeId(3)), "the own log is behind");
+        assert_eq!(book.set_members(members(5, [second])).len(), 2);
+        assert_eq!(book.admitted(&PublicKey([3; 32])), None, "the own log knows better");
+    }
+
+    #[test]
+    fn a_members_word_shuts_nobody_out() {
+        let book = book();
+        let (second, third) = (peer(2, 2, 1), peer(3, 3, 1));
+        book.set_members(members(1, [second.clone(), third]));
+        book.vouched(NodeId(2), members(5, [second]));
+        assert_eq!(book.admitted(&PublicKey([3; 32])), Some(NodeId(3)));
     }
 
     #[test]

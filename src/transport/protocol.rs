@@ -10,6 +10,7 @@ use openraft::raft::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::vouching::Members;
 use crate::kv::forward::{ForwardReply, ForwardRequest};
 use crate::kv::types::{ClusterError, ClusterId, NodeId, NodeInfo};
 use crate::raft::types::{SnapshotMeta, TypeConfig, Vote};
@@ -92,6 +93,9 @@ pub(super) enum RaftRpcProtocol {
     /// A request that only the leader can serve.
     #[rpc(tx = oneshot::Sender<Result<ForwardReply, ClusterError>>)]
     Forward(Forwarded),
+    /// Who belongs to the cluster.
+    #[rpc(tx = oneshot::Sender<Members>)]
+    Members(AskMembers),
 }
 
 /// Opens a stream of append-entries.
@@ -113,6 +117,10 @@ pub(super) struct HandOver(pub TransferLeaderRequest<TypeConfig>);
 /// A request that only the leader can serve.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Forwarded(pub ForwardRequest);
+
+/// A question who belongs to the cluster.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct AskMembers;
 
 /// Snapshots.
 #[rpc_requests(message = SnapshotRpcMessage)]

@@ -27,11 +27,12 @@ use super::protocol::{
     ALPN_SNAPSHOT, AppendStream, HelloMessage, HelloProtocol, RaftRpcMessage, RaftRpcProtocol, Refusal,
     SnapshotRpcMessage, SnapshotRpcProtocol,
 };
+use super::vouching::Members;
 use crate::kv::forward::ForwardHandler;
 use crate::limits;
-use crate::raft::RaftHandle;
 use crate::raft::freshness::Freshness;
 use crate::raft::types::TypeConfig;
+use crate::raft::{RaftHandle, observe};
 use crate::storage::pressure::Pressure;
 use crate::storage::snapshot::SnapshotInbox;
 use crate::storage::state::StateReader;
@@ -229,6 +230,9 @@ async fn serve_raft_stream(
         }
         RaftRpcMessage::Forward(WithChannels { inner, tx, .. }) => {
             tx.send(handlers.forward.handle(inner.0).await).await
+        }
+        RaftRpcMessage::Members(WithChannels { tx, .. }) => {
+            tx.send(Members::of(&observe::metrics(raft).membership_config)).await
         }
     };
     sent.map_err(|error| StreamError::Send(error.to_string()))

@@ -1,16 +1,19 @@
 //! Three nodes in one process.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::support::{PATIENCE, TestNode, introduce, members};
+use super::support::{PATIENCE, TestNode, introduce, members, nodes as by_id};
 use crate::kv::types::{Command, Key, NodeId, ReadRequest, Value};
 use crate::limits;
+use crate::raft::observe::Metrics;
 use crate::raft::types::{Applied, LogId};
 use crate::storage::record::encode_command;
+use crate::transport::vouching::Members;
 
 /// Nodes 1 to 3, of which the first is told that they are a cluster.
 async fn cluster() -> Vec<TestNode> {
@@ -21,7 +24,7 @@ async fn cluster() -> Vec<TestNode> {
         }
     }
     let peers: Vec<_> = nodes.iter().map(TestNode::peer).collect();
-    nodes[0].raft.initialize(members(&peers)).await.unwrap();
+    nodes[0].raft.initialize(by_id(&peers)).await.unwrap();
     nodes
 }
 
@@ -140,4 +143,45 @@ async fn a_follower_that_was_away_past_the_purge_comes_back_by_a_snapshot() {
     let newest = put(leader, 12).await.index;
     expect_applied(away, newest, 0..13).await;
     assert!(tokio::time::timeout(Duration::from_secs(1), away.raft.shutdown()).await.is_ok());
+}
+
+/// Node 4 joins and comes to lead while node 3 is away: node 3 does not know it, and it is node 4 alone who
+/// could tell.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_was_away_follows_a_leader_that_joined_meanwhile() {
+    let mut nodes = cluster().await;
+    let first = leader(&nodes).await;
+    put(node(&nodes, first), 0).await;
+    let away = nodes.iter().position(|node| node.id() != first).unwrap();
+    let away = nodes.remove(away);
+    for other in &nodes {
+        for (one, two) in [(other, &away), (&away, other)] {
+            one.transport.book().set_members(Members::default());
+            one.transport.book().forget(two.id());
+            one.transport.cut_off(&[two.peer().info.public_key]);
+        }
+    }
+
+    let newcomer = TestNode::start(4).await;
+    for other in &nodes {
+        introduce(other, &newcomer);
+    }
+    let raft = &node(&nodes, first).raft;
+    raft.add_learner(newcomer.id(), newcomer.peer().info, true).await.unwrap();
+    let voters: BTreeSet<NodeId> = [1, 2, 3, 4].map(NodeId).into();
+    raft.change_membership(voters, true).await.unwrap();
+    let joined = |metrics: &Metrics| metrics.membership_config.voter_ids().count() == 4;
+    newcomer.wait("its vote", joined).await;
+    raft.trigger().transfer_leader(newcomer.id()).await.unwrap();
+    newcomer.wait("its leadership", |metrics| metrics.current_leader == Some(NodeId(4))).await;
+
+    for other in &nodes {
+        introduce(other, &away);
+    }
+    newcomer.knows(&away.peer());
+    // What it knew of the members before it was away.
+    let known = nodes.iter().map(TestNode::peer).collect::<Vec<_>>();
+    away.transport.book().set_members(members(&known));
+    let last = put(&newcomer, 1).await.index;
+    expect_applied(&away, last, 0..2).await;
 }

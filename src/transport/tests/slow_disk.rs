@@ -9,7 +9,7 @@ use ractor::Actor;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::support::{PATIENCE, members, raft_settings};
+use super::support::{PATIENCE, nodes as by_id, raft_settings};
 use crate::kv::interface::{ClusterController, KeyValueStore};
 use crate::kv::service::cluster::RaftCluster;
 use crate::kv::service::{KvService, ServiceParts, disk};
@@ -134,7 +134,7 @@ async fn cluster() -> Vec<Member> {
             node.transport.book().declare(peer.clone()).unwrap();
         }
     }
-    nodes[0].raft.initialize(members(&peers)).await.unwrap();
+    nodes[0].raft.initialize(by_id(&peers)).await.unwrap();
     nodes
 }
 

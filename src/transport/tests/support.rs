@@ -32,6 +32,7 @@ use crate::transport::peers::PeerBook;
 use crate::transport::protocol::{ALPN_RAFT, Hello, HelloProtocol, Refusal, Welcome};
 use crate::transport::server::Handlers;
 use crate::transport::ticket::{endpoint_id, public_key};
+use crate::transport::vouching::Members;
 use crate::transport::{LinkTimeouts, Relay, Transport, TransportSettings};
 
 /// Far more than anything here takes: a test that waits as long has failed.
@@ -147,6 +148,8 @@ impl TestNode {
         };
         let stop = CancellationToken::new();
         tokio::spawn(transport.clone().serve(handlers, stop.clone()));
+        let (asking, stopped) = (transport.clone(), stop.clone());
+        tokio::spawn(async move { stopped.run_until_cancelled(asking.ask_about_strangers()).await });
         Self { identity, transport, metadata, raft, reader, freshness, service, _serving: stop.drop_guard() }
     }
 
@@ -211,9 +214,14 @@ pub(super) fn introduce(first: &TestNode, second: &TestNode) {
     second.knows(&first.peer());
 }
 
-/// The members that a node is told of.
-pub(super) fn members<'a>(peers: impl IntoIterator<Item = &'a Peer>) -> BTreeMap<NodeId, NodeInfo> {
+/// Nodes by their ids.
+pub(super) fn nodes<'a>(peers: impl IntoIterator<Item = &'a Peer>) -> BTreeMap<NodeId, NodeInfo> {
     peers.into_iter().map(|peer| (peer.node_id, peer.info.clone())).collect()
+}
+
+/// The members that a node is told of.
+pub(super) fn members<'a>(peers: impl IntoIterator<Item = &'a Peer>) -> Members {
+    Members { log_id: None, nodes: nodes(peers) }
 }
 
 pub(super) fn raft_settings(node_id: NodeId) -> RaftSettings {

@@ -29,7 +29,7 @@ use openraft::storage::{RaftLogReader, RaftLogStorage};
 
 use crate::chance;
 use crate::invariants::{Event, Found, View};
-use crate::network::{Handlers, Network, SimulatedForwarder, SimulatedNetwork, Station, node_name};
+use crate::network::{Handlers, Members, Network, SimulatedForwarder, SimulatedNetwork, Station, node_name};
 use crate::observed_log::ObservedLog;
 use crate::settings::Settings;
 use crate::world::{Violation, World, lock};
@@ -327,9 +327,7 @@ impl Machine {
             }
             if members.as_ref() != Some(&membership) {
                 self.world.milestone(self.id, format_args!("membership {}", membership.membership()));
-                let others: BTreeSet<NodeId> =
-                    membership.nodes().map(|(id, _)| *id).filter(|id| *id != self.id).collect();
-                for removed in station.set_members(others) {
+                for removed in station.set_members(Members::of(&membership)) {
                     self.network.cut_off(self.id, removed);
                 }
                 members = Some(membership);

@@ -15,6 +15,7 @@ mod peer;
 mod snapshot;
 mod station;
 mod stream;
+mod vouching;
 mod weather;
 
 use std::collections::BTreeMap;
@@ -28,7 +29,7 @@ use madsim::runtime::{Handle, NodeHandle};
 pub use self::call::{CallError, ClientReply, ClientRequest};
 pub use self::forward::SimulatedForwarder;
 pub use self::peer::SimulatedNetwork;
-pub use self::station::{Handlers, Station};
+pub use self::station::{Handlers, Members, Station};
 pub use self::weather::Weather;
 use crate::invariants::Event;
 use crate::world::{World, lock};
@@ -151,6 +152,7 @@ impl Network {
     async fn dial(&self, own: &Station, to: NodeId) -> Result<u64, String> {
         let from = own.id();
         if !own.admits(to) {
+            self.ask_about_strangers(from);
             return Err("nothing is known about it".to_owned());
         }
         let lost = std::future::pending();
@@ -159,6 +161,7 @@ impl Network {
         }
         let Some(theirs) = self.station(to).filter(|station| station.is_open()) else { return lost.await };
         if !theirs.admits(from) {
+            self.ask_about_strangers(to);
             return Err("it refused the connection".to_owned());
         }
         if !self.hop(to, from).await {

@@ -66,6 +66,9 @@ fn check_view(view: &View, flushed: &Flushed, known: &Known) -> Result<(), Viola
 fn check_quorum(view: &View, mark: &Mark, flushed: &Flushed, known: &Known) -> Result<(), Violation> {
     let node = known.node(view.node).expect("a node with entries is known");
     let at_entry = node.log.range(..=mark.id.index).rev().find_map(|(_, mark)| mark.voters.as_ref());
+    // The log may begin after it.
+    let earlier = || known.committed.range(..=mark.id.index).rev().find_map(|(_, c)| c.mark.voters.as_ref());
+    let at_entry = at_entry.or_else(earlier);
     let later = node.log.range(mark.id.index..).filter_map(|(_, mark)| mark.voters.as_ref());
     let in_effect = view.membership.get_joint_config();
     let has = |id: &NodeId| {
