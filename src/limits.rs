@@ -216,16 +216,24 @@ pub const VERIFY_FINDINGS_MAX_COUNT: usize = 100;
 /// Damaged states kept beside a repaired one.
 pub const REPAIR_KEPT_MAX_COUNT: u32 = 1_000;
 
-/// Payload of one chunk of a snapshot file, the unit of its checksums.
-pub const SNAPSHOT_CHUNK_MAX_BYTES: usize = 1024 * 1024;
+/// Payload of one chunk of a snapshot file, the unit of its checksums. To gather one takes less than the
+/// system's time slice: whoever writes meanwhile waits for the processor no longer than that.
+pub const SNAPSHOT_CHUNK_MAX_BYTES: usize = 256 * 1024;
 
-/// Longest chunk that is read from a snapshot file: one record may be larger than a chunk should be,
-/// but none is twice as large. Anything above is damage, and not worth an allocation.
-pub const SNAPSHOT_CHUNK_READ_MAX_BYTES: usize = 2 * SNAPSHOT_CHUNK_MAX_BYTES;
+/// Longest chunk that is read from a snapshot file: a record can be larger than a chunk should be, and
+/// chunks were up to 1 MiB before. Anything above is damage, and not worth an allocation.
+pub const SNAPSHOT_CHUNK_READ_MAX_BYTES: usize = 2 * 1024 * 1024;
 
 /// Work between two pauses while a file is copied or a snapshot is made. The pause is as long as the
 /// work was, so that writes get half of the disk and of the processors.
 pub const COPY_STEP_BYTES: usize = 4 * 1024 * 1024;
+
+/// Smallest such step: below it a sync takes its time whatever it carries.
+pub const COPY_STEP_MIN_BYTES: usize = 256 * 1024;
+
+/// Time that one step of a snapshot should take. A write waits for the disk no longer than a step, and for
+/// a processor less than the system's time slice, which is some 3 ms.
+pub const COPY_STEP_TARGET_US: u64 = 1_500;
 
 /// Time for which a copy of the state pauses at all. It reads one old view, none of whose pages can be
 /// used again meanwhile: the file grows with every write until the copy ends.
@@ -530,6 +538,7 @@ const _: () = assert!(CLIENT_IDLE_TIMEOUT_MS < HTTP_HEADER_TIMEOUT_MS);
 const _: () = assert!((CLIENT_LANES_MAX_COUNT as u64) * 8 < SESSIONS_MAX_COUNT);
 const _: () = assert!(RANGE_MAX_BYTES * 4 < CLIENT_REPLY_MAX_BYTES);
 const _: () = assert!(HTTP_CONNECTIONS_MAX_COUNT > HTTP_REQUESTS_MAX_COUNT);
+const _: () = assert!(COPY_STEP_MIN_BYTES < COPY_STEP_BYTES);
 const _: () = assert!(SHRINK_LAST_STEP_BYTES * 16 <= SHRINK_BEHIND_MAX_BYTES);
 const _: () = assert!(SNAPSHOT_EVERY_MIN_BYTES <= SNAPSHOT_EVERY_BYTES);
 const _: () = assert!(SNAPSHOT_EVERY_BYTES <= SNAPSHOT_EVERY_MAX_BYTES);

@@ -19,17 +19,20 @@ use crate::{fixture, snapshot};
 const TARGET: f64 = 2.0;
 /// Turns of quiet and of snapshots, so that a busy neighbour troubles both.
 const TURNS: usize = 3;
+/// Writes are made for a time, not by number: how many it is says how much they are held up.
+const SAMPLE: Duration = Duration::from_millis(500);
 
 pub fn measure(criterion: &mut Criterion, table: &mut Table) {
     let mut group = criterion.benchmark_group("write");
-    group.sample_size(10).warm_up_time(Duration::from_millis(100)).measurement_time(Duration::from_secs(4));
+    group.sample_size(10).sampling_mode(criterion::SamplingMode::Flat);
+    group.warm_up_time(Duration::from_millis(100)).measurement_time(Duration::from_millis(100));
     let (mut quiet, mut busy) = (Vec::new(), Vec::new());
     let mut client = None;
     let snapshots = Arc::new(AtomicU64::new(0));
     for turn in 1..=TURNS {
         group.bench_function(format!("quiet, turn {turn}"), |bencher| {
             let client = client.get_or_insert_with(Client::new);
-            bencher.iter_custom(|writes| client.write(writes, &mut quiet));
+            bencher.iter_custom(|writes| client.write_for(SAMPLE, &mut quiet) * count(writes));
         });
         group.bench_function(format!("during snapshots, turn {turn}"), |bencher| {
             let client = client.get_or_insert_with(Client::new);
@@ -37,7 +40,7 @@ pub fn measure(criterion: &mut Criterion, table: &mut Table) {
             let stop = CancellationToken::new();
             let build = build_until(stop.clone(), builder, snapshots.clone());
             let building = client.runtime.spawn(build);
-            bencher.iter_custom(|writes| client.write(writes, &mut busy));
+            bencher.iter_custom(|writes| client.write_for(SAMPLE, &mut busy) * count(writes));
             stop.cancel();
             client.runtime.block_on(building).unwrap();
         });
@@ -63,6 +66,10 @@ pub fn measure(criterion: &mut Criterion, table: &mut Table) {
             None => table.tell(name, ratio, "x", remark),
         }
     }
+}
+
+fn count(writes: u64) -> u32 {
+    writes.try_into().unwrap()
 }
 
 /// Builds one after the other; the last one is built to its end.
@@ -110,15 +117,15 @@ impl Client {
         self.runtime.block_on(self.state.get_snapshot_builder())
     }
 
-    /// Writes one after the other. Returns the time that all of them took.
-    fn write(&mut self, count: u64, times: &mut Vec<Duration>) -> Duration {
-        let all = Instant::now();
-        for _ in 0..count {
+    /// Writes one after the other for a time. Returns the mean of what one took.
+    fn write_for(&mut self, time: Duration, times: &mut Vec<Duration>) -> Duration {
+        let (all, before) = (Instant::now(), times.len());
+        while all.elapsed() < time {
             let started = Instant::now();
             self.write_together(1);
             times.push(started.elapsed());
         }
-        all.elapsed()
+        all.elapsed() / count((times.len() - before) as u64)
     }
 
     fn write_together(&mut self, count: u64) {

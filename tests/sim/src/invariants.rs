@@ -88,7 +88,7 @@ pub enum Event<'a> {
         to: NodeId,
         /// What it was.
         kind: &'static str,
-        /// Whether the sender was declared to the target.
+        /// Whether the target lets the sender in at this moment for another reason than an earlier membership.
         is_declared: bool,
     },
     /// All running nodes were looked at.

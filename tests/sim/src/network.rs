@@ -25,6 +25,7 @@ use std::time::Duration;
 use aspen::kv::types::NodeId;
 use aspen::planted::{self, Bug};
 use madsim::runtime::{Handle, NodeHandle};
+use openraft::async_runtime::WatchReceiver;
 
 pub use self::call::{CallError, ClientReply, ClientRequest};
 pub use self::forward::SimulatedForwarder;
@@ -184,7 +185,11 @@ impl Network {
         }
         self.0.world.note(to, format_args!("{kind} from n{from}"));
         if from != CLIENTS {
-            self.0.world.saw(&Event::Delivered { from, to, kind, is_declared: station.has_declared(from) });
+            // The log can name it since the last look at all nodes.
+            let is_member =
+                handlers.raft.metrics().borrow_watched().membership_config.get_node(&from).is_some();
+            let is_declared = is_member || station.has_declared(from);
+            self.0.world.saw(&Event::Delivered { from, to, kind, is_declared });
         }
         Some((Handle::current().get_node(node_name(to).as_str())?, handlers))
     }
