@@ -14,7 +14,8 @@ pub enum Bug {
     VoteNotSynced,
     /// A leader that restarts within its lease leads on without an election.
     LeaderRestored,
-    /// The log is purged without regard to what of the state is on disk.
+    /// A snapshot is made of a state that is not on disk, and the log is purged up to it all the same. Both
+    /// sides are wrong here: each of them alone is enough to keep the log.
     PurgePastCheckpoint,
     /// A linearizable read is answered without asking the leader.
     StaleReadAsLinearizable,

@@ -136,6 +136,8 @@ pub struct View {
     pub flushed: Option<u64>,
     /// The last index in the state that it takes for durable.
     pub durable: Option<u64>,
+    /// The last entry that Raft has purged from the log, as far as the log has followed.
+    pub purged: Option<LogId>,
     /// The membership in effect.
     pub membership: Arc<StoredMembership>,
     /// The last membership that is known to be committed.

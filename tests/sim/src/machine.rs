@@ -233,6 +233,7 @@ impl Machine {
             revision: running.reader.revision(),
             flushed: running.progress.flushed(),
             durable: running.progress.durable(),
+            purged: metrics.purged,
             membership: metrics.membership_config.clone(),
             settled: metrics.committed_membership_config.clone(),
         })

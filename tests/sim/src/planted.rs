@@ -18,6 +18,7 @@ fn scenario_for(bug: Bug) -> &'static str {
     match bug {
         Bug::VoteNotSynced | Bug::LeaderRestored => "elections",
         Bug::OldSessionAdmitted => "churn",
+        Bug::PurgePastCheckpoint => "purges",
         _ => "mixed",
     }
 }
