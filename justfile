@@ -9,11 +9,13 @@ verify:
     cargo clippy --all-targets --locked -- -D warnings
     cargo deny check licenses bans sources
     cargo test --locked
+    cargo fmt --check --manifest-path tests/sim/Cargo.toml
 
 # Formats, and takes clippy's suggestions.
 fix:
     cargo clippy --fix --allow-dirty --all-targets
     cargo fmt
+    cargo fmt --manifest-path tests/sim/Cargo.toml
 
 # All that a machine can check, the smoke scripts included.
 test:

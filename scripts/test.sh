@@ -93,6 +93,14 @@ require_rust() {
   done
 }
 
+# in_simulation SUBCOMMAND...: cargo in the simulation's workspace, which has a cfg and a target directory
+# of its own, those of scripts/simulate.sh.
+SIMULATION=tests/sim/Cargo.toml
+in_simulation() {
+  CARGO_TARGET_DIR="$CARGO_TARGET_DIR/sim" RUSTFLAGS="${RUSTFLAGS:-} --cfg madsim" \
+    cargo "$1" --locked --manifest-path "$SIMULATION" "${@:2}"
+}
+
 # Finds cargo-deny on the PATH, or in the build cache from an earlier run, or builds it there once
 # where the registry can be reached.
 CARGO_DENY=""
@@ -124,8 +132,11 @@ else
   skip deny "cargo-deny cannot be installed (try: cargo install cargo-deny --locked)"
 fi
 step test cargo test --locked
-# The simulation has a cfg and a target directory of its own.
+step simulation-format cargo fmt --check --manifest-path "$SIMULATION"
+step simulation-clippy in_simulation clippy --all-targets -- -D warnings
+step simulation-test in_simulation test --lib
 step simulate scripts/simulate.sh --seeds 200 --artifacts "$LOGS/simulations"
+step simulate-planted scripts/simulate.sh --planted
 for script in "${CLUSTER_SCRIPTS[@]}"; do
   name="$(basename "$script" .sh)"
   if [[ -x $script ]]; then

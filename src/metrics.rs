@@ -16,6 +16,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
+use crate::raft::traffic::{self, Traffic};
+
 /// From a local read to the longest request. A write on a fast disk takes about a millisecond.
 const SECONDS_BUCKETS: &[f64] = &[
     0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
@@ -70,13 +72,16 @@ const FIGURES: &[(&str, Kind, &str)] = &[
     ("aspen_state_file_bytes", Kind::Gauge, "Length of the file of the state"),
     ("aspen_state_shrinks_total", Kind::Counter, "Times that the state was copied into a smaller file"),
     ("aspen_store_revision", Kind::Gauge, "Revision of the store on this node"),
-    ("aspen_transport_dials_total", Kind::Counter, "Connections dialed, by result"),
+    (traffic::DIALS_TOTAL, Kind::Counter, "Connections dialed, by result"),
     ("aspen_transport_handshakes_dropped_total", Kind::Counter, "Handshakes dropped for too many at a time"),
     ("aspen_transport_hellos_refused_total", Kind::Counter, "Hellos refused, for another node or cluster"),
     ("aspen_transport_panics_total", Kind::Counter, "Answers to peers that failed unexpectedly"),
     ("aspen_transport_rejected_total", Kind::Counter, "Connections of unknown keys turned away"),
-    ("aspen_transport_rpcs_total", Kind::Counter, "Answers of peers to Raft's messages, by kind and result"),
+    (traffic::RPCS_TOTAL, Kind::Counter, "Answers of peers to Raft's messages, by kind and result"),
 ];
+
+/// What the names of the transport's figures begin with. Must stay stable.
+const TRANSPORT: &str = "aspen_transport_";
 
 /// Why figures cannot be collected.
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +117,7 @@ fn describe() {
             Kind::Histogram => ::metrics::describe_histogram!(name, help),
         }
     }
+    Traffic::register_all();
 }
 
 impl Metrics {
@@ -126,6 +132,16 @@ impl Metrics {
         let process = Process::read().unwrap_or_default();
         process.render(&mut text, self.started_at_s, self.started.elapsed().as_secs_f64());
         text
+    }
+
+    /// Those of the transport alone, as [`Self::render`] has them.
+    pub fn render_transport(&self) -> String {
+        let text = self.registry.render();
+        let is_transports = |line: &&str| {
+            let name = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE ")).unwrap_or(line);
+            name.starts_with(TRANSPORT)
+        };
+        text.lines().filter(is_transports).flat_map(|line| [line, "\n"]).collect()
     }
 
     /// Folds collected samples into buckets.
@@ -196,6 +212,8 @@ fn cpu_s(stat: &str) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -218,6 +236,24 @@ mod tests {
         ] {
             assert!(text.contains(line), "no {line} in\n{text}");
         }
+    }
+
+    #[test]
+    fn series_of_the_traffic_are_exported_by_their_names_before_the_first_event() {
+        let recorder = builder().unwrap().build_recorder();
+        let metrics = Metrics::new(recorder.handle());
+        ::metrics::with_local_recorder(&recorder, || {
+            describe();
+            ::metrics::counter!("aspen_log_entries_total").increment(1);
+            Traffic::Dial.count(false);
+        });
+        let text = metrics.render_transport();
+        let exported: BTreeSet<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let count = |series: String| format!("{series} {}", u8::from(series == Traffic::Dial.series(false)));
+        let expected: BTreeSet<String> = Traffic::all_series().map(count).collect();
+        assert_eq!(exported, expected.iter().map(String::as_str).collect());
+        assert!(text.contains("# TYPE aspen_transport_dials_total counter\n"), "{text}");
+        assert!(text.lines().all(|line| line.contains("aspen_transport_")), "{text}");
     }
 
     #[test]

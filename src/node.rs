@@ -281,7 +281,7 @@ impl Node {
             disk: started.disk,
         };
         parts.transport(transport.clone(), handlers);
-        let iroh = transport.clone();
+        let (iroh, transports) = (transport.clone(), figures.clone());
         let state = ApiState {
             kv: Arc::new(service.clone()),
             cluster: cluster.clone(),
@@ -290,7 +290,9 @@ impl Node {
                 let figures = figures.clone();
                 Arc::new(move || figures.render())
             },
-            render_iroh_metrics: Arc::new(move || iroh.metrics_text().unwrap_or_default()),
+            render_iroh_metrics: Arc::new(move || {
+                transports.render_transport() + &iroh.metrics_text().unwrap_or_default()
+            }),
             token,
         };
         parts.http(listener, api::router(state), drained.clone());

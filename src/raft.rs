@@ -15,6 +15,7 @@ pub mod observe;
 pub mod operations;
 mod patient_log;
 pub mod runtime;
+pub mod traffic;
 pub mod types;
 
 /// A running Raft node.

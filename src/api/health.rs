@@ -42,7 +42,7 @@ pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoRespo
     ([(header::CONTENT_TYPE, METRICS_CONTENT_TYPE)], (shared.api.render_metrics)())
 }
 
-/// The iroh endpoint's figures.
+/// The figures of the transport and of its iroh endpoint.
 pub(super) async fn iroh_metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, METRICS_CONTENT_TYPE)], (shared.api.render_iroh_metrics)())
 }

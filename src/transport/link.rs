@@ -18,6 +18,7 @@ use super::admission::REFUSED;
 use super::protocol::{ALPN_RAFT, ALPN_SNAPSHOT, HelloProtocol, Refusal};
 use super::ticket::{endpoint_addr, public_key};
 use crate::kv::types::{NodeId, PublicKey};
+use crate::raft::traffic::Traffic;
 
 /// Pause before a node that was told to dial again does so.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
@@ -144,8 +145,7 @@ impl Transport {
         let transport = self.clone();
         let dialed = tokio::spawn(async move {
             let dialed = transport.dial_within_bound(target, lane).await;
-            let result = if dialed.is_ok() { "ok" } else { "failed" };
-            metrics::counter!("aspen_transport_dials_total", "result" => result).increment(1);
+            Traffic::Dial.count(dialed.is_ok());
             if !transport.0.endpoint.is_closed() {
                 transport.0.links.note_outcome(target, dialed.as_ref().err());
             }

@@ -32,6 +32,7 @@ use super::link::Lane;
 use super::protocol::{AppendStream, CastPreVote, CastVote, HandOver, RaftRpcProtocol};
 use crate::kv::types::{NodeId, NodeInfo};
 use crate::limits;
+use crate::raft::traffic::{Rpc, Traffic};
 use crate::raft::types::{TypeConfig, Vote};
 use crate::storage::snapshot::SnapshotData;
 
@@ -91,7 +92,7 @@ impl PeerClient {
     /// One request and its answer on the control connection.
     async fn call<Res, F>(
         &self,
-        kind: &'static str,
+        rpc: Rpc,
         option: &RPCOption,
         request: impl FnOnce(irpc::Client<RaftRpcProtocol>) -> F,
     ) -> Result<Res, RpcError>
@@ -109,11 +110,12 @@ impl PeerClient {
             }
             Ok(Err(error)) => Err(error),
             Err(_) => {
-                let reason = format!("no answer to a {kind} within {} ms", option.soft_ttl().as_millis());
+                let (kind, within_ms) = (rpc.name(), option.soft_ttl().as_millis());
+                let reason = format!("no answer to a {kind} within {within_ms} ms");
                 Err(RpcError::Unreachable(Unreachable::from_string(reason)))
             }
         };
-        count(kind, answer.is_ok());
+        Traffic::Rpc(rpc).count(answer.is_ok());
         answer
     }
 
@@ -126,7 +128,7 @@ impl PeerClient {
             let (client, mut input) = state?;
             let request = input.next().await?;
             let result = client.beat(request).await;
-            count("heartbeat", result.is_ok());
+            Traffic::Rpc(Rpc::Heartbeat).count(result.is_ok());
             let goes_on = matches!(result, Ok(Ok(_)));
             Some((result, goes_on.then_some((client, input))))
         })
@@ -171,11 +173,6 @@ pub(super) async fn open_append_stream(
 
 pub(super) fn unreachable(error: &(impl std::error::Error + 'static)) -> RpcError {
     RpcError::Unreachable(Unreachable::from_string(format!("{error:#}")))
-}
-
-fn count(kind: &'static str, is_ok: bool) {
-    let result = if is_ok { "ok" } else { "failed" };
-    metrics::counter!("aspen_transport_rpcs_total", "kind" => kind, "result" => result).increment(1);
 }
 
 /// Sends requests as they come. It counts a request before it sends it, so that an answer never comes
@@ -264,11 +261,12 @@ impl NetStreamAppend<TypeConfig> for PeerClient {
             // be dialed without a pause if no request were asked for first.
             let Some(first) = input.next().await else { return Ok(futures::stream::empty().boxed()) };
             let input = futures::stream::iter([first]).chain(input);
-            let pipe = self.open_pipe(input).await.inspect_err(|_| count("append", false))?;
+            let append = Traffic::Rpc(Rpc::Append);
+            let pipe = self.open_pipe(input).await.inspect_err(|_| append.count(false))?;
             let results = futures::stream::unfold(Some(pipe), move |pipe| async move {
                 let mut pipe = pipe?;
                 let result = pipe.next().await?;
-                count("append", result.is_ok());
+                append.count(result.is_ok());
                 // A refusal or an error is the stream's last word.
                 let goes_on = matches!(result, Ok(Ok(_)));
                 Some((result, goes_on.then_some(pipe)))
@@ -285,7 +283,7 @@ impl NetVote<TypeConfig> for PeerClient {
         rpc: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
-        self.call("vote", &option, |client| async move { client.rpc(CastVote(rpc)).await }).await
+        self.call(Rpc::Vote, &option, |client| async move { client.rpc(CastVote(rpc)).await }).await
     }
 
     async fn pre_vote(
@@ -293,7 +291,7 @@ impl NetVote<TypeConfig> for PeerClient {
         rpc: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
-        self.call("pre_vote", &option, |client| async move { client.rpc(CastPreVote(rpc)).await }).await
+        self.call(Rpc::PreVote, &option, |client| async move { client.rpc(CastPreVote(rpc)).await }).await
     }
 }
 
@@ -303,7 +301,7 @@ impl NetTransferLeader<TypeConfig> for PeerClient {
         req: TransferLeaderRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
-        self.call("transfer_leader", &option, |client| async move { client.rpc(HandOver(req)).await }).await
+        self.call(Rpc::TransferLeader, &option, |client| async move { client.rpc(HandOver(req)).await }).await
     }
 }
 
@@ -319,7 +317,10 @@ impl NetSnapshot<TypeConfig> for PeerClient {
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let install = option.soft_ttl().max(Duration::from_millis(limits::MEMBERSHIP_TIMEOUT_MS));
         let sent = super::snapshot::send(&self.transport, self.target, vote, snapshot, cancel, install).await;
-        count("snapshot", sent.is_ok());
+        // One that is called off was not for the peer to answer.
+        if !matches!(sent, Err(StreamingError::Closed(_))) {
+            Traffic::Rpc(Rpc::Snapshot).count(sent.is_ok());
+        }
         sent
     }
 }

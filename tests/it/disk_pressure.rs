@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use aspen::kv::types::{DiskState, NodeId, Role};
+use aspen::raft::traffic::{Rpc, Traffic};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -142,6 +143,9 @@ async fn leader_with_a_full_disk_hands_over_and_writes_go_on() {
         assert!(writes < WRITES_MAX, "the disk is never full");
     }
     println!("node 1 handed over after {writes} writes, none of which was refused");
+    let figures = nodes[0].get("/iroh-metrics").body;
+    let handed_over = format!("{} 1", Traffic::Rpc(Rpc::TransferLeader).series(true));
+    assert!(figures.lines().any(|line| line == handed_over), "{figures}");
     for index in writes..writes + 100 {
         write(&nodes[0], index).ok();
     }

@@ -13,3 +13,4 @@ mod layers;
 mod load;
 mod relay;
 mod support;
+mod transport_figures;

@@ -15,6 +15,7 @@ use aspen::raft::RaftHandle;
 use aspen::raft::construct::{self, RaftSettings};
 use aspen::raft::freshness::Freshness;
 use aspen::raft::operations::Operations;
+use aspen::raft::types::StoredMembership;
 use aspen::storage::disk::SimulatedDisk;
 use aspen::storage::log_redb::{LOG_FILE, RedbLog};
 use aspen::storage::metadata::Metadata;
@@ -327,7 +328,7 @@ impl Machine {
                 leads = leader;
             }
             if members.as_ref() != Some(&membership) {
-                self.world.milestone(self.id, format_args!("membership {}", membership.membership()));
+                self.world.milestone(self.id, membership_text(&membership));
                 for removed in station.set_members(Members::of(&membership)) {
                     self.network.cut_off(self.id, removed);
                 }
@@ -381,6 +382,15 @@ async fn found(log: &mut RedbLog, reader: &StateReader) -> anyhow::Result<Found>
         entries: entries.try_get_log_entries(0..u64::MAX).await?,
         state: reader.digest()?,
     })
+}
+
+/// A membership by its ids: while it changes, with both sets of voters.
+fn membership_text(membership: &StoredMembership) -> String {
+    let ids = |nodes: BTreeSet<NodeId>| nodes.iter().map(|id| format!("n{id}")).collect::<Vec<_>>().join(" ");
+    let joint = membership.membership().get_joint_config();
+    let voters: Vec<String> = joint.iter().map(|voters| ids(voters.clone())).collect();
+    let learners = ids(membership.membership().learner_ids().collect());
+    format!("membership: voters [{}], learners [{learners}]", voters.join("] and ["))
 }
 
 /// How others know a node.

@@ -60,14 +60,17 @@ enum Lane {
 #[derive(Clone)]
 pub struct Network(Arc<Inner>);
 
+/// Which processes of its two nodes a connection is between.
+type Lives = (u64, u64);
+
 struct Inner {
     world: World,
     /// Messages on their way belong to no node: they arrive although their sender is gone.
     way: NodeHandle,
     weather: Mutex<Weather>,
     stations: Mutex<BTreeMap<NodeId, Arc<Station>>>,
-    /// Open connections, with the lives of both ends.
-    links: Mutex<BTreeMap<(NodeId, NodeId, Lane), (u64, u64)>>,
+    /// Open connections.
+    links: Mutex<BTreeMap<(NodeId, NodeId, Lane), Lives>>,
     streams: Mutex<Vec<Weak<stream::Session>>>,
 }
 

@@ -55,17 +55,16 @@ pub fn hunt(from: u64, jobs: usize, begins: impl Fn(Bug)) -> Vec<Caught> {
 
 /// The lowest seed that fails, with the invariant and what was seen.
 fn first_failure(scenario: &'static Scenario, plan: Plan, bug: Option<Bug>) -> Option<(u64, String, String)> {
-    let first = Mutex::new(None);
+    let first: Mutex<Option<(u64, String, String)>> = Mutex::new(None);
     many::run(scenario, plan, bug, |report| {
         let Some(violation) = &report.violation else { return };
-        let mut first: std::sync::MutexGuard<'_, Option<(u64, String, String)>> = lock(&first);
+        let mut first = lock(&first);
         // Threads may find it in several seeds.
         if first.as_ref().is_none_or(|(seed, ..)| report.seed < *seed) {
             *first = Some((report.seed, violation.invariant.clone(), violation.what.clone()));
         }
     });
-    let first = lock(&first).take();
-    first
+    first.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// The hunt as a table.

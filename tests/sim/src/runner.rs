@@ -110,10 +110,11 @@ async fn play(scenario: &'static Scenario, world: World, outcome: Arc<Mutex<Outc
     if let Err(violation) = played {
         world.broken(violation);
     }
-    let mut outcome = lock(&outcome);
-    outcome.virtual_time = madsim::time::TimeHandle::current().elapsed();
-    outcome.checked = lock(&run.oracle).checks();
-    drop(outcome);
+    {
+        let mut outcome = lock(&outcome);
+        outcome.virtual_time = madsim::time::TimeHandle::current().elapsed();
+        outcome.checked = lock(&run.oracle).checks();
+    }
     cluster.close();
     // The tasks of what was ended are dropped when their turn comes.
     madsim::time::sleep(Duration::from_millis(10)).await;

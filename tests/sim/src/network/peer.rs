@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use aspen::kv::types::{NodeId, NodeInfo};
+use aspen::raft::traffic::Rpc;
 use aspen::raft::types::{TypeConfig, Vote};
 use aspen::storage::snapshot::SnapshotData;
 use futures::future::BoxFuture;
@@ -75,7 +76,7 @@ impl PeerClient {
 
     async fn call<Q, A>(
         &self,
-        kind: &'static str,
+        rpc: Rpc,
         request: &Q,
         patience: Duration,
         serve: Serve<Q, Answer<A>>,
@@ -85,12 +86,12 @@ impl PeerClient {
         A: Serialize + DeserializeOwned + Send + 'static,
     {
         let way = (self.own, self.target, Lane::Control);
-        let answer = self.network.call(way, kind, request, patience, serve).await;
+        let answer = self.network.call(way, rpc.name(), request, patience, serve).await;
         if matches!(answer, Err(CallError::NoAnswer(_))) {
             self.network.drop_link(self.own, self.target, Lane::Control);
         }
         let answer = answer.map_err(|error| error.to_string()).and_then(|answer| answer);
-        self.network.count_rpc(self.way(), kind, answer.as_ref().err().map(String::as_str));
+        self.network.count_rpc(self.way(), rpc, answer.as_ref().err().map(String::as_str));
         answer.map_err(|reason| unreachable(&reason))
     }
 
@@ -102,7 +103,7 @@ impl PeerClient {
         futures::stream::unfold(Some((self, input)), |state| async move {
             let (client, mut input) = state?;
             let request = input.next().await?;
-            let result = client.call("heartbeat", &request, STALL_TIMEOUT, serve_beat).await;
+            let result = client.call(Rpc::Heartbeat, &request, STALL_TIMEOUT, serve_beat).await;
             let goes_on = matches!(result, Ok(Ok(_)));
             Some((result, goes_on.then_some((client, input))))
         })
@@ -149,13 +150,13 @@ impl NetStreamAppend<TypeConfig> for PeerClient {
             }
             let (network, way) = (&self.network, self.way());
             let pipe = network.open_appends(self.own, self.target, input).await.map_err(|reason| {
-                network.count_rpc((self.own, self.target), "append", Some(&reason));
+                network.count_rpc((self.own, self.target), Rpc::Append, Some(&reason));
                 unreachable(&reason)
             })?;
             let results = futures::stream::unfold(Some(pipe), move |pipe| async move {
                 let mut pipe = pipe?;
                 let result = pipe.next().await?;
-                network.count_rpc(way, "append", result.as_ref().err().map(String::as_str));
+                network.count_rpc(way, Rpc::Append, result.as_ref().err().map(String::as_str));
                 let result = result.map_err(|reason| unreachable(&reason));
                 let goes_on = matches!(result, Ok(Ok(_)));
                 Some((result, goes_on.then_some(pipe)))
@@ -172,7 +173,7 @@ impl NetVote<TypeConfig> for PeerClient {
         rpc: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
-        self.call("vote", &rpc, option.soft_ttl(), |handlers, rpc| {
+        self.call(Rpc::Vote, &rpc, option.soft_ttl(), |handlers, rpc| {
             async move { handlers.raft.vote(rpc).await.map_err(|error| error.to_string()) }.boxed()
         })
         .await
@@ -183,7 +184,7 @@ impl NetVote<TypeConfig> for PeerClient {
         rpc: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
-        self.call("pre_vote", &rpc, option.soft_ttl(), |handlers, rpc| {
+        self.call(Rpc::PreVote, &rpc, option.soft_ttl(), |handlers, rpc| {
             async move { handlers.raft.pre_vote(rpc).await.map_err(|error| error.to_string()) }.boxed()
         })
         .await
@@ -196,7 +197,7 @@ impl NetTransferLeader<TypeConfig> for PeerClient {
         req: TransferLeaderRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
-        self.call("transfer_leader", &req, option.soft_ttl(), |handlers, req| {
+        self.call(Rpc::TransferLeader, &req, option.soft_ttl(), |handlers, req| {
             async move { handlers.raft.handle_transfer_leader(req).await.map_err(|error| error.to_string()) }
                 .boxed()
         })
@@ -219,7 +220,7 @@ impl NetSnapshot<TypeConfig> for PeerClient {
             closed = cancel => return Err(StreamingError::Closed(closed)),
             sent = self.network.send_snapshot(self.own, self.target, vote, snapshot) => sent,
         };
-        self.network.count_rpc(self.way(), "snapshot", sent.as_ref().err().map(String::as_str));
+        self.network.count_rpc(self.way(), Rpc::Snapshot, sent.as_ref().err().map(String::as_str));
         sent.map_err(|reason| StreamingError::Unreachable(Unreachable::from_string(reason)))
     }
 }

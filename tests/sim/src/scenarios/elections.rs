@@ -25,7 +25,12 @@ pub(super) const SCENARIO: Scenario = Scenario {
 const ROUNDS: u64 = 12;
 
 fn settings() -> Settings {
-    Settings { voters: chance::one_of(&[3, 5]), clients: 2, ..mixed::settings() }
+    Settings {
+        voters: chance::one_of(&[3, 5]),
+        clients: 2,
+        faults: vec![Fault::LeaderCrash, Fault::Isolation, Fault::HandOver],
+        ..mixed::settings()
+    }
 }
 
 fn script(run: Run) -> BoxFuture<'static, Result<(), Violation>> {
@@ -34,7 +39,7 @@ fn script(run: Run) -> BoxFuture<'static, Result<(), Violation>> {
         let clients = run.start_clients();
         let under_way = Arc::new(AtomicUsize::new(0));
         for _ in 0..ROUNDS {
-            let fault = chance::one_of(&[Fault::LeaderCrash, Fault::Isolation, Fault::HandOver]);
+            let fault = chance::one_of(&run.cluster.settings().faults);
             nemesis::inject(&run.cluster, fault, &under_way);
             // As long as an election takes, or shorter: the votes of the next round are fresh then.
             madsim::time::sleep(chance::millis(100, 1_200)).await;

@@ -27,7 +27,15 @@ pub(super) const SCENARIO: Scenario = Scenario {
 const STEP_TIMEOUT: Duration = Duration::from_secs(20);
 
 fn settings() -> Settings {
-    Settings { voters: 3, clients: 3, delay_ms: (1, 8), sync_ms: (1, 5), ..mixed::settings() }
+    Settings {
+        voters: 3,
+        clients: 3,
+        // Each once, in this order.
+        faults: vec![Fault::LeaderCrash, Fault::HandOver, Fault::Isolation, Fault::DelaySpike],
+        delay_ms: (1, 8),
+        sync_ms: (1, 5),
+        ..mixed::settings()
+    }
 }
 
 fn script(run: Run) -> BoxFuture<'static, Result<(), Violation>> {
@@ -47,7 +55,7 @@ fn script(run: Run) -> BoxFuture<'static, Result<(), Violation>> {
         madsim::time::sleep(Duration::from_secs(2)).await;
 
         let under_way = Arc::new(AtomicUsize::new(0));
-        for fault in [Fault::LeaderCrash, Fault::HandOver, Fault::Isolation, Fault::DelaySpike] {
+        for fault in run.cluster.settings().faults.clone() {
             world.milestone(CLIENTS, format_args!("step: {}", fault.name()));
             nemesis::inject(&run.cluster, fault, &under_way);
             madsim::time::sleep(Duration::from_secs(3)).await;

@@ -102,7 +102,8 @@ fn purged(cluster: &Cluster) -> BTreeMap<NodeId, Option<LogId>> {
 /// Cuts the power of machines at the same moment, for a while.
 async fn cut_power(cluster: &Cluster, machines: Vec<Arc<Machine>>) {
     for machine in &machines {
-        let what = format!("FAULT power cut, with the log purged up to {:?}", machine.view().map(|v| v.purged));
+        let what =
+            format!("FAULT power cut, with the log purged up to {:?}", machine.view().map(|v| v.purged));
         cluster.world().milestone(machine.id(), what);
         cluster.world().count(format!("fault: {}", Fault::PowerCut.name()));
         machine.end(End::PowerCut);
