@@ -95,7 +95,8 @@ async fn receive(
         return Err(format!("{received} bytes of the {len} that were announced"));
     }
     let snapshot = incoming.finish().await.map_err(|error| error.to_string())?;
-    world.milestone(own, format_args!("installs the snapshot {meta}"));
+    let last = meta.last_log_id.map_or_else(|| "none".to_owned(), |last| last.to_string());
+    world.milestone(own, format_args!("installs the snapshot up to {last}"));
     world.count("snapshots received");
     world.saw(&Event::SnapshotArrived { node: own, meta: &meta });
     let snapshot = Snapshot { meta, snapshot };

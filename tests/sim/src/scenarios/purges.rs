@@ -102,9 +102,9 @@ fn purged(cluster: &Cluster) -> BTreeMap<NodeId, Option<LogId>> {
 /// Cuts the power of machines at the same moment, for a while.
 async fn cut_power(cluster: &Cluster, machines: Vec<Arc<Machine>>) {
     for machine in &machines {
-        let what =
-            format!("FAULT power cut, with the log purged up to {:?}", machine.view().map(|v| v.purged));
-        cluster.world().milestone(machine.id(), what);
+        let purged = machine.view().and_then(|view| view.purged);
+        let purged = purged.map_or_else(|| "nowhere".to_owned(), |to| format!("up to {to}"));
+        cluster.world().milestone(machine.id(), format_args!("FAULT power cut, log purged {purged}"));
         cluster.world().count(format!("fault: {}", Fault::PowerCut.name()));
         machine.end(End::PowerCut);
     }
