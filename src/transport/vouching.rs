@@ -56,7 +56,7 @@ impl Transport {
             match tokio::time::timeout(limit, self.ask_members_of(node_id)).await {
                 Ok(Some(members)) => self.book().vouched(node_id, members),
                 Ok(None) | Err(_) => {
-                    tracing::debug!(peer = %node_id, "node {node_id} did not say who belongs")
+                    tracing::debug!(peer = %node_id, "node {node_id} did not say who belongs");
                 }
             }
         });
