@@ -41,6 +41,9 @@ pub const RANGE_MAX_KEYS: usize = 10_000;
 /// must be quick to take.
 pub const RANGE_MAX_BYTES: usize = 4 * 1024 * 1024;
 
+/// Undo records that are gathered before they are written, in bytes.
+pub const UNDO_BUFFER_MAX_BYTES: usize = 1024 * 1024;
+
 /// Undo records that one compaction command drops. A larger compaction runs in several commands.
 pub const COMPACT_STEP_MAX_RECORDS: usize = 1_000;
 
@@ -107,7 +110,7 @@ pub const SNAPSHOT_FLUSH_WAIT_MS: u64 = 30_000;
 pub const FLUSH_POLL_INTERVAL_MS: u64 = 1;
 
 /// Page cache of each database file.
-pub const CACHE_DEFAULT_BYTES: u64 = 32 * 1024 * 1024;
+pub const CACHE_DEFAULT_BYTES: u64 = 128 * 1024 * 1024;
 
 /// Part of the disk, as a divisor, that is kept free by default: room for deletes, which write as much
 /// as they remove, for compaction, and for what was accepted before the disk was seen to be full.

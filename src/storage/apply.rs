@@ -36,13 +36,22 @@ pub(crate) use sessions::{Reply, Session};
 pub(crate) struct Applier<'t, T> {
     tables: &'t mut T,
     head: Head,
+    undo: UndoRows,
+}
+
+/// Undo records that are not in their table yet. Each one's key is greater than all before it, and to add
+/// many at the table's end costs less than to look for the place of each.
+#[derive(Default)]
+struct UndoRows {
+    rows: Vec<([u8; Change::KEY_BYTES], Vec<u8>)>,
+    bytes: usize,
 }
 
 impl<'t, T: WriteTables> Applier<'t, T> {
     /// Begins where the tables stand.
     pub(crate) fn begin(tables: &'t mut T) -> Result<Self, StateError> {
         let head = Head::load(tables)?;
-        Ok(Self { tables, head })
+        Ok(Self { tables, head, undo: UndoRows::default() })
     }
 
     /// Applies a command. The inner result is the client's, the same on every replica; the outer one
@@ -55,7 +64,8 @@ impl<'t, T: WriteTables> Applier<'t, T> {
     }
 
     /// Writes the facts back that commands changed. Without it the tables are not whole.
-    pub(crate) fn finish(self) -> Result<Head, StateError> {
+    pub(crate) fn finish(mut self) -> Result<Head, StateError> {
+        self.write_undo()?;
         self.head.store(self.tables)?;
         Ok(self.head)
     }
@@ -193,8 +203,21 @@ impl<'t, T: WriteTables> Applier<'t, T> {
             Some((live, undo)) => (Some(live), undo),
             None => (None, self.undo_absent(key, change)?),
         };
-        self.tables.put(Table::History, &change.to_key(), &undo)?;
+        self.undo.bytes += undo.len();
+        self.undo.rows.push((change.to_key(), undo));
+        if self.undo.bytes >= limits::UNDO_BUFFER_MAX_BYTES {
+            self.write_undo()?;
+        }
         Ok(live)
+    }
+
+    /// Puts the undo records into their table, which must have all of them before it is read.
+    fn write_undo(&mut self) -> Result<(), StateError> {
+        if self.undo.rows.is_empty() {
+            return Ok(());
+        }
+        let UndoRows { rows, .. } = std::mem::take(&mut self.undo);
+        self.tables.append(Table::History, &rows)
     }
 
     /// The header of a live key's record, and the undo record that brings it back.

@@ -84,9 +84,12 @@ pub(crate) struct Change {
 }
 
 impl Change {
+    /// Length of a change's key.
+    pub(crate) const KEY_BYTES: usize = 12;
+
     /// The change's key in [`Table::History`], ordered as changes are.
-    pub(crate) fn to_key(self) -> [u8; 12] {
-        let mut key = [0; 12];
+    pub(crate) fn to_key(self) -> [u8; Self::KEY_BYTES] {
+        let mut key = [0; Self::KEY_BYTES];
         key[..8].copy_from_slice(&self.revision.0.to_be_bytes());
         key[8..].copy_from_slice(&self.sub.to_be_bytes());
         key

@@ -189,6 +189,16 @@ pub trait WriteTables: ReadTables {
     /// # Errors
     /// Those of the storage engine.
     fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), StateError>;
+
+    /// Adds rows, in the order of their keys, behind all others of a table.
+    ///
+    /// # Errors
+    /// Those of the storage engine.
+    fn append(
+        &mut self,
+        table: Table,
+        rows: &[(impl AsRef<[u8]>, impl AsRef<[u8]>)],
+    ) -> Result<(), StateError>;
 }
 
 /// The tables in memory. A clone shares the bytes of keys and values.
@@ -220,6 +230,14 @@ impl WriteTables for MemTables {
     fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), StateError> {
         self.0[table.index()].remove(key);
         Ok(())
+    }
+
+    fn append(
+        &mut self,
+        table: Table,
+        rows: &[(impl AsRef<[u8]>, impl AsRef<[u8]>)],
+    ) -> Result<(), StateError> {
+        rows.iter().try_for_each(|(key, value)| self.put(table, key.as_ref(), value.as_ref()))
     }
 }
 

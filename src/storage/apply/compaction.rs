@@ -16,6 +16,7 @@ impl<T: WriteTables> Applier<'_, T> {
     /// Drops undo records up to a revision. The reply's `succeeded` says whether none is left; the
     /// caller repeats the command until then.
     pub(super) fn compact(&mut self, requested: Revision) -> Result<Result<WriteReply, KvError>, StateError> {
+        self.write_undo()?;
         let current = self.head.revisions.current;
         if requested > current {
             return Ok(Err(KvError::FutureRevision { requested, current }));

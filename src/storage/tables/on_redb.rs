@@ -123,13 +123,7 @@ pub(crate) fn append_rows<'a>(
     for row in rows {
         let (key, value) = row?;
         record::check_row(table, &key, &value)?;
-        end.insert_before(&*key, &*value).map_err(|error| match error {
-            CursorError::Storage(error) => StateError::database(error),
-            // Keys that do not grow: a page stands in the wrong place.
-            other => {
-                StateError::Malformed { table, key: Bytes::copy_from_slice(&key), reason: other.to_string() }
-            }
-        })?;
+        end.insert_before(&*key, &*value).map_err(|error| not_appended(table, &key, error))?;
         count += 1;
         bytes += key.len() + value.len();
         if bytes >= max_bytes {
@@ -139,6 +133,14 @@ pub(crate) fn append_rows<'a>(
     }
     end.close().map_err(StateError::database)?;
     Ok((count, false))
+}
+
+/// Keys that do not grow mean that a page stands in the wrong place.
+fn not_appended(table: Table, key: &[u8], error: CursorError) -> StateError {
+    match error {
+        CursorError::Storage(error) => StateError::database(error),
+        other => StateError::Malformed { table, key: Bytes::copy_from_slice(key), reason: other.to_string() },
+    }
 }
 
 impl ReadTables for RedbWrite<'_> {
@@ -169,5 +171,19 @@ impl WriteTables for RedbWrite<'_> {
     fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), StateError> {
         self.tables[table.index()].remove(key).map_err(StateError::database)?;
         Ok(())
+    }
+
+    fn append(
+        &mut self,
+        table: Table,
+        rows: &[(impl AsRef<[u8]>, impl AsRef<[u8]>)],
+    ) -> Result<(), StateError> {
+        let to = &mut self.tables[table.index()];
+        let mut end = to.upper_bound_mut(Bound::<&[u8]>::Unbounded).map_err(StateError::database)?;
+        for (key, value) in rows {
+            let (key, value) = (key.as_ref(), value.as_ref());
+            end.insert_before(key, value).map_err(|error| not_appended(table, key, error))?;
+        }
+        end.close().map_err(StateError::database)
     }
 }

@@ -71,6 +71,8 @@ impl Store {
         let compact = Command::new(WriteOp::Compact { revision });
         self.apply(vec![compact; usize::try_from(keys).unwrap() / limits::COMPACT_STEP_MAX_RECORDS * 2 + 2]);
         assert_eq!(self.state().marks().compacted(), revision);
+        // Until then it is in memory, and the file has nothing to give back.
+        assert!(self.state().checkpoint().unwrap());
     }
 
     fn path(&self, file: &str) -> PathBuf {
