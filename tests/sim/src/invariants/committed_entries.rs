@@ -69,7 +69,10 @@ fn check_quorum(view: &View, mark: &Mark, flushed: &Flushed, known: &Known) -> R
     // The log may begin after it.
     let earlier = || known.committed.range(..=mark.id.index).rev().find_map(|(_, c)| c.mark.voters.as_ref());
     let at_entry = at_entry.or_else(earlier);
-    let later = node.log.range(mark.id.index..).filter_map(|(_, mark)| mark.voters.as_ref());
+    // The leader's log may be ahead of this node's: what commits an entry is the configuration that it uses.
+    let holders = known.nodes.values().filter(|node| node.has(mark));
+    let later =
+        holders.flat_map(|node| node.log.range(mark.id.index..)).filter_map(|(_, mark)| mark.voters.as_ref());
     let in_effect = view.membership.get_joint_config();
     let has = |id: &NodeId| {
         let flushed = flushed.get(id).copied().unwrap_or_else(|| known.node(*id).and_then(|n| n.flushed));

@@ -1,0 +1,116 @@
+//! Three nodes of etcd, and the load on them by gRPC.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use aspen::bench::plan::RANGE_KEYS;
+use aspen::bench::{Kind, Operation, OperationError, Session, Target};
+use etcd_client::{Client, Compare, CompareOp, GetOptions, Txn, TxnOp};
+
+use super::until_ok;
+use crate::process::{Server, cpu_s, free_port};
+
+/// See the module.
+pub struct EtcdCluster {
+    nodes: Vec<Server>,
+    target: Arc<EtcdTarget>,
+}
+
+impl EtcdCluster {
+    /// Starts the nodes, which are one cluster from the start.
+    pub async fn start(program: &Path, dir: &Path) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(dir)?;
+        let peer_urls = (0..3).map(|_| Ok(format!("http://127.0.0.1:{}", free_port()?)));
+        let peer_urls = peer_urls.collect::<anyhow::Result<Vec<String>>>()?;
+        let named = peer_urls.iter().enumerate().map(|(at, url)| format!("n{at}={url}"));
+        let cluster = named.collect::<Vec<_>>().join(",");
+        let (mut nodes, mut endpoints) = (Vec::new(), Vec::new());
+        for (at, peer_url) in peer_urls.iter().enumerate() {
+            let client_url = format!("http://127.0.0.1:{}", free_port()?);
+            let arguments = [
+                ("--name", format!("n{at}")),
+                ("--data-dir", dir.join(format!("n{at}")).display().to_string()),
+                ("--listen-client-urls", client_url.clone()),
+                ("--advertise-client-urls", client_url.clone()),
+                ("--listen-peer-urls", peer_url.clone()),
+                ("--initial-advertise-peer-urls", peer_url.clone()),
+                ("--initial-cluster", cluster.clone()),
+                ("--initial-cluster-state", "new".to_owned()),
+                ("--log-level", "error".to_owned()),
+                // Its limit is 2 GB, which a long run on many keys reaches.
+                ("--quota-backend-bytes", (8_u64 << 30).to_string()),
+            ];
+            let arguments: Vec<String> =
+                arguments.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect();
+            nodes.push(Server::start(program, &arguments, dir.join(format!("n{at}.log")))?);
+            endpoints.push(client_url);
+        }
+        let target = Arc::new(EtcdTarget { endpoints });
+        for client in 0..3 {
+            let up = until_ok("etcd starts", || async {
+                let mut session = target.connect(client).await?;
+                let key = "started".to_owned();
+                Ok(session.run(&Operation { kind: Kind::Put, key, value: "yes".to_owned() }).await?)
+            });
+            up.await.with_context(|| nodes[client].last_words())?;
+        }
+        Ok(Self { nodes, target })
+    }
+
+    /// What the load is put on.
+    pub fn target(&self) -> Arc<EtcdTarget> {
+        self.target.clone()
+    }
+
+    /// Processor time of all nodes.
+    pub fn cpu_s(&self) -> anyhow::Result<f64> {
+        cpu_s(&self.nodes)
+    }
+}
+
+/// The nodes under load: the clients are dealt out to them.
+pub struct EtcdTarget {
+    endpoints: Vec<String>,
+}
+
+/// One client's connection.
+pub struct EtcdSession(Client);
+
+impl Target for EtcdTarget {
+    type Session = EtcdSession;
+
+    async fn connect(&self, client: usize) -> Result<EtcdSession, OperationError> {
+        let endpoint = &self.endpoints[client % self.endpoints.len()];
+        Client::connect([endpoint], None).await.map(EtcdSession).map_err(failed)
+    }
+}
+
+impl Session for EtcdSession {
+    async fn run(&mut self, operation: &Operation) -> Result<(), OperationError> {
+        let Operation { kind, key, value } = operation;
+        let client = &mut self.0;
+        match kind {
+            Kind::Put => client.put(key.as_str(), value.as_str(), None).await.map(drop),
+            Kind::Get => client.get(key.as_str(), None).await.map(drop),
+            Kind::StaleGet => {
+                client.get(key.as_str(), Some(GetOptions::new().with_serializable())).await.map(drop)
+            }
+            Kind::Range => {
+                let limit = i64::try_from(RANGE_KEYS).expect("it is a small number");
+                let options = GetOptions::new().with_from_key().with_limit(limit);
+                client.get(key.as_str(), Some(options)).await.map(drop)
+            }
+            Kind::Txn => {
+                let put = TxnOp::put(key.as_str(), value.as_str(), None);
+                let compare = Compare::version(key.as_str(), CompareOp::Less, i64::MAX);
+                client.txn(Txn::new().when([compare]).and_then([put])).await.map(drop)
+            }
+        }
+        .map_err(failed)
+    }
+}
+
+fn failed(error: etcd_client::Error) -> OperationError {
+    OperationError(error.to_string())
+}
