@@ -310,6 +310,9 @@ impl RedbStore {
         if !disk.exists(&path).map_err(StorageError::io("look for the database", &path))? {
             create_empty(&disk, dir, options)?;
         }
+        // A rename whose sync failed is seen by the next process, and undone by the next power cut: what is
+        // found counts as being on disk from here on, and the log is purged by it.
+        disk.sync_dir(dir).map_err(StorageError::io("sync the data directory", dir))?;
         let alarm = DamageAlarm::default();
         let (handle, marks) = open_existing(&disk, &path, options, &alarm)?;
         let published = PublishedMarks::default();

@@ -1,17 +1,20 @@
 //! Disks that fail, hang or are full, without a power cut or before one.
 
+use std::io::Read;
 use std::time::Duration;
 
 use futures::stream;
 use openraft::entry::RaftEntry;
-use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
+use openraft::storage::{
+    IOFlushed, RaftLogReader, RaftLogStorage, RaftLogStorageExt, RaftSnapshotBuilder, RaftStateMachine,
+};
 use openraft::testing::log_id;
 use openraft::type_config::TypeConfigExt;
 
 use super::store::{Store, dir};
 use crate::kv::types::{Command, Key, NodeId, ReadRequest, Value};
 use crate::limits;
-use crate::raft::types::{Entry, TypeConfig, Vote};
+use crate::raft::types::{Entry, SnapshotMeta, TypeConfig, Vote};
 use crate::storage::disk::SimulatedDisk;
 use crate::storage::log_redb::LOG_FILE;
 use crate::storage::record::encode_command;
@@ -242,6 +245,56 @@ async fn one_failed_operation_anywhere_loses_nothing_that_was_acknowledged() {
             return;
         }
     }
+}
+
+/// The rename is seen by the next process although its sync failed, and that process goes on from it.
+#[tokio::test]
+async fn state_that_the_next_process_finds_outlives_a_power_cut_though_its_install_failed() {
+    let (meta, bytes) = snapshot_of(10).await;
+    let mut found_after_failure = 0;
+    for n in 1.. {
+        let disk = disk();
+        let mut store = Store::open(&disk).unwrap();
+        disk.fail_at(n);
+        let failure = install(&mut store, &meta, &bytes).await.err();
+        let came = !disk.is_fault_due();
+        disk.clear_due_fault();
+        disk.kill_process();
+        drop(store);
+
+        disk.restore_power();
+        let store = Store::open(&disk).unwrap();
+        let (found, durable) = (store.state.reader().applied_index(), store.progress.durable());
+        assert_eq!(found, durable, "what is found counts as being on disk");
+        found_after_failure += u32::from(failure.is_some() && found.is_some());
+        disk.cut_power();
+        drop(store);
+        disk.restore_power();
+        let store = Store::open(&disk).unwrap();
+        assert!(store.state.reader().applied_index() >= durable, "operation {n} failed: {failure:?}");
+        if !came {
+            assert!(found_after_failure > 0, "no failure came behind a rename");
+            return;
+        }
+    }
+}
+
+async fn snapshot_of(entries: u64) -> (SnapshotMeta, Vec<u8>) {
+    let mut store = Store::open(&disk()).unwrap();
+    let all: Vec<Entry> = (0..entries).map(|index| entry(index, 0)).collect();
+    store.log.blocking_append(all.clone()).await.unwrap();
+    apply(&mut store, all).await.unwrap();
+    let built = store.state.get_snapshot_builder().await.build_snapshot().await.unwrap();
+    let mut bytes = Vec::new();
+    built.snapshot.reader().read_to_end(&mut bytes).unwrap();
+    (built.meta, bytes)
+}
+
+async fn install(store: &mut Store, meta: &SnapshotMeta, bytes: &[u8]) -> std::io::Result<()> {
+    let mut incoming = store.state.inbox().begin()?;
+    incoming.write(bytes::Bytes::copy_from_slice(bytes)).await?;
+    let data = incoming.finish().await?;
+    store.state.install_snapshot(meta, data).await
 }
 
 #[tokio::test]

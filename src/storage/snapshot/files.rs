@@ -34,6 +34,8 @@ impl SnapshotDir {
     pub(crate) fn open(disk: Arc<dyn Disk>, path: PathBuf) -> Result<Self, StorageError> {
         let io = |action| StorageError::io(action, &path);
         disk.create_dir_all(&path).map_err(io("make the directory of snapshots"))?;
+        // A snapshot whose rename was not synced would be found now, and be gone after a power cut.
+        disk.sync_dir(&path).map_err(io("sync the directory of snapshots"))?;
         let mut finished = Vec::new();
         for file in disk.list(&path).map_err(io("list the directory of snapshots"))? {
             match file.extension().and_then(|extension| extension.to_str()) {
