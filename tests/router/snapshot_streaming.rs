@@ -1,6 +1,7 @@
 //! Snapshots on their way to nodes that the log cannot help any more.
 
 use aspen::kv::types::NodeId;
+use aspen::raft::installation;
 use aspen::raft::observe::Metrics;
 use aspen::raft::types::Vote;
 use openraft::ServerState;
@@ -16,6 +17,7 @@ on_each_storage!(
     a_snapshot_that_breaks_off_is_sent_again_whole,
     a_snapshot_older_than_the_state_changes_nothing,
     a_snapshot_of_a_deposed_leader_is_refused,
+    a_snapshot_of_what_the_log_has_is_not_installed,
     a_snapshot_replaces_entries_that_were_never_committed,
     a_snapshot_brings_the_membership_with_it,
     after_a_snapshot_the_log_is_enough,
@@ -137,6 +139,35 @@ async fn a_snapshot_of_a_deposed_leader_is_refused(storage: Storage) {
     router.stop_failing();
     let last = router.wait_applied_own(2).await;
     router.assert_same_state(&[2, 3], last).await;
+}
+
+/// A follower whose answers were lost may have more than the leader thinks: the snapshot that it is sent ends
+/// before its log does, and takes nothing of it back.
+async fn a_snapshot_of_what_the_log_has_is_not_installed(storage: Storage) {
+    let mut router = AspenRouter::new(storage);
+    router.new_cluster(&[1, 2, 3], &[]).await;
+    let before = router.write(1, 3).await;
+    router.await_applied(&[2, 3], before).await;
+    router.isolate(2);
+    router.after(|rpc| if rpc.to == NodeId(3) { Fate::Fail(Failure::Lost) } else { Fate::Pass });
+    router.propose(1, 10).await;
+    router.until(3, "has all entries", |metrics| metrics.last_log_index == Some(before + 10)).await;
+    router.isolate(3);
+    router.quota(2, 4);
+    router.rejoin(2);
+    router.await_applied(&[1], before + 4).await;
+    let snapshot = router.snapshot(1).await;
+    assert_eq!(snapshot.index, before + 4, "the rest cannot be committed yet");
+    let (leader, copy) = (Vote::new_committed(1, NodeId(1)), router.copy_snapshot(1, 3).await);
+    let answer = installation::install(router.raft(3), router.reader(3), leader, copy).await.unwrap();
+    assert_eq!(answer.vote, leader);
+    let metrics = router.metrics(3);
+    assert_eq!((metrics.snapshot, metrics.last_log_index), (None, Some(before + 10)));
+    router.unhook();
+    router.lift_quota(2);
+    router.rejoin(3);
+    let last = router.write(1, 1).await;
+    router.assert_same_state(&[1, 2, 3], last).await;
 }
 
 /// Entries that a former leader could not commit do not stand in the way of a snapshot.

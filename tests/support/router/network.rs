@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aspen::kv::types::{NodeId, NodeInfo};
 use aspen::raft::types::{TypeConfig, Vote};
-use aspen::raft::{RaftHandle, observe};
+use aspen::raft::{RaftHandle, installation, observe};
 use aspen::storage::snapshot::SnapshotData;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -195,7 +195,8 @@ impl Wire {
         }
         let received = incoming.finish().await.map_err(unreachable)?;
         let snapshot = SnapshotOf::<TypeConfig, SnapshotData> { meta, snapshot: received };
-        let answer = door.raft.install_full_snapshot(vote, snapshot).await.map_err(unreachable)?;
+        let answer = installation::install(&door.raft, &door.reader, vote, snapshot).await;
+        let answer = answer.map_err(unreachable)?;
         self.fabric.come_back(&rpc).await?;
         Ok(answer)
     }
