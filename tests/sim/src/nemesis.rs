@@ -18,6 +18,8 @@ use crate::chance;
 use crate::cluster::Cluster;
 use crate::machine::Machine;
 
+pub use self::processes::cut_power_of;
+
 /// Faults at a time.
 const AT_ONCE: usize = 3;
 

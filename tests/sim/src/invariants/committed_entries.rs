@@ -62,7 +62,7 @@ fn check_view(view: &View, flushed: &Flushed, known: &Known) -> Result<(), Viola
 }
 
 /// The configuration in effect when an entry was committed is that at the entry, or a later one of the
-/// same log: one of them must have a majority.
+/// log of the leader that committed it: one of them must have a majority.
 fn check_quorum(view: &View, mark: &Mark, flushed: &Flushed, known: &Known) -> Result<(), Violation> {
     let node = known.node(view.node).expect("a node with entries is known");
     let at_entry = node.log.range(..=mark.id.index).rev().find_map(|(_, mark)| mark.voters.as_ref());
@@ -70,9 +70,12 @@ fn check_quorum(view: &View, mark: &Mark, flushed: &Flushed, known: &Known) -> R
     let earlier = || known.committed.range(..=mark.id.index).rev().find_map(|(_, c)| c.mark.voters.as_ref());
     let at_entry = at_entry.or_else(earlier);
     // The leader's log may be ahead of this node's: what commits an entry is the configuration that it uses.
-    let holders = known.nodes.values().filter(|node| node.has(mark));
-    let later =
-        holders.flat_map(|node| node.log.range(mark.id.index..)).filter_map(|(_, mark)| mark.voters.as_ref());
+    // A node that votes by now does not say any more which leader that was.
+    let may_have_led = |id: NodeId| !view.vote.committed || view.vote.leader_id.node_id == id;
+    let leaders = known.nodes.iter().filter(|(id, node)| may_have_led(**id) && node.has(mark));
+    let later = leaders
+        .flat_map(|(_, node)| node.log.range(mark.id.index..))
+        .filter_map(|(_, mark)| mark.voters.as_ref());
     let in_effect = view.membership.get_joint_config();
     let has = |id: &NodeId| {
         let flushed = flushed.get(id).copied().unwrap_or_else(|| known.node(*id).and_then(|n| n.flushed));

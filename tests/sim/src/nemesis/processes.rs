@@ -28,6 +28,17 @@ pub(super) async fn cut_power(cluster: &Cluster) {
     end_and_start(cluster, &machine, End::PowerCut).await;
 }
 
+/// Cuts the power of machines at the same moment, for a time between two bounds in milliseconds.
+pub async fn cut_power_of(machines: &[Arc<Machine>], min_ms: u64, max_ms: u64) {
+    for machine in machines {
+        machine.end(End::PowerCut);
+    }
+    last(min_ms, max_ms).await;
+    for machine in machines {
+        machine.start();
+    }
+}
+
 async fn end_and_start(cluster: &Cluster, machine: &Arc<Machine>, end: End) {
     tell(cluster, machine, format_args!("{end:?}"));
     machine.end(end);

@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::mixed;
 use crate::chance;
-use crate::machine::End;
 use crate::nemesis::{self, Fault};
 use crate::scenario::{Run, Scenario};
 use crate::settings::Settings;
@@ -43,23 +41,12 @@ fn script(run: Run) -> BoxFuture<'static, Result<(), Violation>> {
             nemesis::inject(&run.cluster, fault, &under_way);
             // As long as an election takes, or shorter: the votes of the next round are fresh then.
             madsim::time::sleep(chance::millis(100, 1_200)).await;
-            cut_power_of_voters(&run).await;
+            let machines = run.cluster.machines();
+            let chosen: Vec<_> = machines.into_iter().filter(|_| chance::happens(0.5)).collect();
+            nemesis::cut_power_of(&chosen, 1, 30).await;
         }
         run.calm_down(&under_way).await?;
         run.finish(clients).await
     }
     .boxed()
-}
-
-/// Cuts the power of some nodes at the same moment, for a moment.
-async fn cut_power_of_voters(run: &Run) {
-    let machines = run.cluster.machines();
-    let chosen: Vec<_> = machines.into_iter().filter(|_| chance::happens(0.5)).collect();
-    for machine in &chosen {
-        machine.end(End::PowerCut);
-    }
-    madsim::time::sleep(Duration::from_millis(chance::between(1, 30))).await;
-    for machine in &chosen {
-        machine.start();
-    }
 }

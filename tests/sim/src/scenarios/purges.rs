@@ -14,7 +14,7 @@ use futures::future::BoxFuture;
 use super::mixed;
 use crate::chance;
 use crate::cluster::Cluster;
-use crate::machine::{End, Machine};
+use crate::machine::Machine;
 use crate::nemesis::{self, Fault};
 use crate::scenario::{Run, Scenario};
 use crate::settings::Settings;
@@ -99,17 +99,13 @@ fn purged(cluster: &Cluster) -> BTreeMap<NodeId, Option<LogId>> {
     cluster.views().into_iter().map(|view| (view.node, view.purged)).collect()
 }
 
-/// Cuts the power of machines at the same moment, for a while.
+/// Cuts the power of machines at the same moment, for a while, and says how far their logs were purged.
 async fn cut_power(cluster: &Cluster, machines: Vec<Arc<Machine>>) {
     for machine in &machines {
         let purged = machine.view().and_then(|view| view.purged);
         let purged = purged.map_or_else(|| "nowhere".to_owned(), |to| format!("up to {to}"));
         cluster.world().milestone(machine.id(), format_args!("FAULT power cut, log purged {purged}"));
         cluster.world().count(format!("fault: {}", Fault::PowerCut.name()));
-        machine.end(End::PowerCut);
     }
-    madsim::time::sleep(chance::millis(5, 800)).await;
-    for machine in &machines {
-        machine.start();
-    }
+    nemesis::cut_power_of(&machines, 5, 800).await;
 }
