@@ -143,16 +143,20 @@ impl<'t, T: WriteTables> Applier<'t, T> {
     }
 
     fn put(&mut self, key: &Key, value: &Value, lease: u64, next: &mut Change) -> Result<(), StateError> {
-        let previous = self.remember(key.as_bytes(), *next)?;
-        let live = Live {
-            create_revision: previous.map_or(next.revision, |previous| previous.create_revision),
-            changed: *next,
-            version: previous.map_or(1, |previous| previous.version + 1),
-            lease,
-        };
-        let key = key.as_bytes();
-        let sealed = record::seal(Table::Data, key, &live, value.as_bytes());
-        self.tables.put(Table::Data, key, &sealed)?;
+        let (key, change) = (key.as_bytes(), *next);
+        let mut undo = None;
+        let was_there = self.tables.replace(Table::Data, key, |sealed| {
+            let (before, to_undo) = undo_live(key, sealed, change)?;
+            undo = Some(to_undo);
+            let live = Live { changed: change, version: before.version + 1, lease, ..before };
+            Ok(record::seal(Table::Data, key, &live, value.as_bytes()))
+        })?;
+        if !was_there {
+            undo = Some(self.undo_absent(key, change)?);
+            let live = Live { create_revision: change.revision, changed: change, version: 1, lease };
+            self.tables.put(Table::Data, key, &record::seal(Table::Data, key, &live, value.as_bytes()))?;
+        }
+        self.remember(change, undo.expect("a key is there or it is not"))?;
         next.sub += 1;
         Ok(())
     }
@@ -165,8 +169,7 @@ impl<'t, T: WriteTables> Applier<'t, T> {
     ) -> Result<OpResult, StateError> {
         let (keys, more) = self.keys_to_delete(range, budget)?;
         for key in &keys {
-            self.remember(key, *next)?;
-            self.tables.remove(Table::Data, key)?;
+            self.remove(key, *next)?;
             self.tables.put(Table::Tombstones, key, &record::seal(Table::Tombstones, key, next, &[]))?;
             next.sub += 1;
         }
@@ -196,19 +199,23 @@ impl<'t, T: WriteTables> Applier<'t, T> {
         Ok((keys, false))
     }
 
-    /// Writes the undo record of a change that is about to be made to a key, and takes its tombstone
-    /// away if it has one. Returns the header of its record if it is live.
-    fn remember(&mut self, key: &[u8], change: Change) -> Result<Option<Live>, StateError> {
-        let (live, undo) = match self.undo_live(key, change)? {
-            Some((live, undo)) => (Some(live), undo),
-            None => (None, self.undo_absent(key, change)?),
-        };
+    /// Removes a live key.
+    fn remove(&mut self, key: &[u8], change: Change) -> Result<(), StateError> {
+        let sealed = self.tables.get(Table::Data, key)?.expect("a key that is deleted was just seen");
+        let (_, undo) = undo_live(key, &sealed, change)?;
+        drop(sealed);
+        self.tables.remove(Table::Data, key)?;
+        self.remember(change, undo)
+    }
+
+    /// Takes the undo record of a change.
+    fn remember(&mut self, change: Change, undo: Vec<u8>) -> Result<(), StateError> {
         self.undo.bytes += undo.len();
         self.undo.rows.push((change.to_key(), undo));
         if self.undo.bytes >= limits::UNDO_BUFFER_MAX_BYTES {
             self.write_undo()?;
         }
-        Ok(live)
+        Ok(())
     }
 
     /// Puts the undo records into their table, which must have all of them before it is read.
@@ -218,17 +225,6 @@ impl<'t, T: WriteTables> Applier<'t, T> {
         }
         let UndoRows { rows, .. } = std::mem::take(&mut self.undo);
         self.tables.append(Table::History, &rows)
-    }
-
-    /// The header of a live key's record, and the undo record that brings it back.
-    fn undo_live(&self, key: &[u8], change: Change) -> Result<Option<(Live, Vec<u8>)>, StateError> {
-        let Some(sealed) = self.tables.get(Table::Data, key)? else {
-            return Ok(None);
-        };
-        let content = record::unseal(Table::Data, key, &sealed)?;
-        let (live, _) = record::open(Table::Data, key, content)?;
-        let undo = Undo { key: Bytes::copy_from_slice(key), previous: Previous::Live };
-        Ok(Some((live, record::seal(Table::History, &change.to_key(), &undo, content))))
     }
 
     /// The undo record for a key that is not there, whose tombstone is taken away.
@@ -243,6 +239,14 @@ impl<'t, T: WriteTables> Applier<'t, T> {
         let undo = Undo { key: Bytes::copy_from_slice(key), previous };
         Ok(record::seal(Table::History, &change.to_key(), &undo, &[]))
     }
+}
+
+/// The header of a live key's record, and the undo record that brings it back.
+fn undo_live(key: &[u8], sealed: &[u8], change: Change) -> Result<(Live, Vec<u8>), StateError> {
+    let content = record::unseal(Table::Data, key, sealed)?;
+    let (live, _) = record::open(Table::Data, key, content)?;
+    let undo = Undo { key: Bytes::copy_from_slice(key), previous: Previous::Live };
+    Ok((live, record::seal(Table::History, &change.to_key(), &undo, content)))
 }
 
 /// What one transaction may still do.

@@ -184,6 +184,18 @@ pub trait WriteTables: ReadTables {
     /// Those of the storage engine.
     fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StateError>;
 
+    /// Sets a key that is there to what `next` makes of its value, with one search for it. Returns false
+    /// where it is not there; then nothing has happened.
+    ///
+    /// # Errors
+    /// Those of the storage engine, and those of `next`: then the key has the value that it had.
+    fn replace(
+        &mut self,
+        table: Table,
+        key: &[u8],
+        next: impl FnOnce(&[u8]) -> Result<Vec<u8>, StateError>,
+    ) -> Result<bool, StateError>;
+
     /// Removes a key, if it is there.
     ///
     /// # Errors
@@ -225,6 +237,17 @@ impl WriteTables for MemTables {
     fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StateError> {
         self.0[table.index()].insert(Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
         Ok(())
+    }
+
+    fn replace(
+        &mut self,
+        table: Table,
+        key: &[u8],
+        next: impl FnOnce(&[u8]) -> Result<Vec<u8>, StateError>,
+    ) -> Result<bool, StateError> {
+        let Some(value) = self.0[table.index()].get_mut(key) else { return Ok(false) };
+        *value = next(value)?.into();
+        Ok(true)
     }
 
     fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), StateError> {

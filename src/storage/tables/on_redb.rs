@@ -168,6 +168,25 @@ impl WriteTables for RedbWrite<'_> {
         Ok(())
     }
 
+    fn replace(
+        &mut self,
+        table: Table,
+        key: &[u8],
+        next: impl FnOnce(&[u8]) -> Result<Vec<u8>, StateError>,
+    ) -> Result<bool, StateError> {
+        let table = &mut self.tables[table.index()];
+        let Some(mut found) = table.get_mut(key).map_err(StateError::database)? else { return Ok(false) };
+        let value = next(found.value())?;
+        // In its place a page is never split: one whose values grow would grow with them.
+        if value.len() <= found.value().len() {
+            found.insert(&*value).map_err(StateError::database)?;
+        } else {
+            drop(found);
+            table.insert(key, &*value).map_err(StateError::database)?;
+        }
+        Ok(true)
+    }
+
     fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), StateError> {
         self.tables[table.index()].remove(key).map_err(StateError::database)?;
         Ok(())
