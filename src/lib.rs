@@ -16,7 +16,7 @@
 //!
 //! # The layer rule
 //!
-//! `bin -> node -> {api, cluster, transport} -> kv -> raft -> storage -> {kv::types, raft::types, limits}`.
+//! `bin -> node -> {api, cluster, transport} -> kv -> raft -> storage -> {kv::types, raft::{types, runtime}, limits}`.
 //! Beside them, `bin -> cli -> kv`. A layer uses only what stands to its right. `raft` never imports
 //! iroh, `storage` imports only openraft's storage traits, `api` never touches Raft.
 //! `tests/it/layers.rs` enforces the rule.

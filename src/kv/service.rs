@@ -24,7 +24,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use openraft::errors::{ClientWriteError, RaftError};
-use openraft::type_config::TypeConfigExt;
 use openraft::{Instant, ReadPolicy};
 
 use self::attempt::{Attempt, Retry};
@@ -42,7 +41,8 @@ use crate::raft::freshness::Freshness;
 use crate::raft::handover::DiskReports;
 use crate::raft::observe::{self, Route};
 use crate::raft::operations::{Operations, Unanswered};
-use crate::raft::types::{Applied, Proposal, TypeConfig};
+use crate::raft::runtime;
+use crate::raft::types::{Applied, Proposal};
 use crate::storage::pressure::Pressure;
 use crate::storage::record::encode_command;
 use crate::storage::state::StateReader;
@@ -327,7 +327,7 @@ impl KeyValueStore for KvService {
         let (revision, range) = match &request.range {
             KeyRange::Key(_) => reader.read(&request)?,
             // A scan takes long enough to be in the way of other tasks.
-            _ => TypeConfig::spawn_blocking(move || reader.read(&request))
+            _ => runtime::blocking(move || reader.read(&request))
                 .await
                 .map_err(|error| KvError::Storage { reason: error.to_string() })??,
         };

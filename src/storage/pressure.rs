@@ -3,14 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use openraft::type_config::TypeConfigExt;
-
 use super::progress::Progress;
 use super::space::{Admitted, Fullness, Growth, NoRoom, Space};
 use super::state::StateReader;
 use crate::kv::types::{DiskState, DiskStatus};
 use crate::limits;
-use crate::raft::types::TypeConfig;
+use crate::raft::runtime;
 
 /// The disk of one data directory.
 pub struct Pressure {
@@ -50,7 +48,7 @@ impl Pressure {
     /// batch that is applied does so too, and says why.
     async fn save(&self) {
         let state = self.state.clone();
-        let saved = TypeConfig::spawn_blocking(move || {
+        let saved = runtime::blocking(move || {
             // Twice: what finished while a save was under way is not counted as saved by it. The second
             // one has little to do, if anything.
             state.checkpoint().and_then(|_| state.checkpoint())

@@ -12,11 +12,10 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::Stream;
-use openraft::type_config::TypeConfigExt;
 
 use super::disk::{Disk, DiskFile};
 use crate::limits;
-use crate::raft::types::TypeConfig;
+use crate::raft::runtime;
 
 pub(crate) mod files;
 pub(crate) mod format;
@@ -91,7 +90,7 @@ impl SnapshotData {
             }
             Self::File(file) => {
                 let file = file.clone();
-                TypeConfig::spawn_blocking(move || {
+                runtime::blocking(move || {
                     let mut piece = BytesMut::zeroed(length);
                     file.file.read_exact_at(offset, &mut piece)?;
                     Ok(piece.freeze())
@@ -203,7 +202,7 @@ impl IncomingSnapshot {
             Incoming::File { file, len } => {
                 let (file, offset) = (file.file.clone(), *len);
                 *len += piece.len() as u64;
-                TypeConfig::spawn_blocking(move || file.write_all_at(offset, &piece)).await?
+                runtime::blocking(move || file.write_all_at(offset, &piece)).await?
             }
         }
     }
@@ -215,7 +214,7 @@ impl IncomingSnapshot {
     pub async fn finish(self) -> io::Result<SnapshotData> {
         match self.0 {
             Incoming::Memory(bytes) => Ok(SnapshotData::Memory(bytes.freeze())),
-            Incoming::File { file, .. } => TypeConfig::spawn_blocking(move || file.finish()).await?,
+            Incoming::File { file, .. } => runtime::blocking(move || file.finish()).await?,
         }
     }
 }

@@ -14,7 +14,6 @@ use std::sync::Arc;
 use futures::Stream;
 use openraft::alias::SnapshotOf;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
-use openraft::type_config::TypeConfigExt;
 
 use super::batch::{Batch, PublishedMarks};
 use super::snapshot::{SnapshotData, SnapshotInbox};
@@ -24,6 +23,7 @@ use super::state_redb::{RedbState, ShrinkError, Shrunk};
 use super::tables::StateError;
 use crate::kv::types::{KvError, RangeReply, ReadRequest, Revision};
 use crate::limits;
+use crate::raft::runtime;
 use crate::raft::types::{Applied, LogId, SnapshotMeta, StoredMembership, TypeConfig};
 
 #[cfg(test)]
@@ -62,7 +62,7 @@ impl StateMachine {
     async fn snapshot_fits(&self) -> io::Result<()> {
         let Store::Redb(state) = &self.store else { return Ok(()) };
         let (state, space) = (state.clone(), self.space.clone());
-        TypeConfig::spawn_blocking(move || {
+        runtime::blocking(move || {
             // What waits in memory is no part of the file yet. A snapshot begins with this anyway.
             state.checkpoint()?;
             let most = state.file_bytes()?;
@@ -230,7 +230,7 @@ impl Store {
             Self::Memory(state) => state.apply(&entries, bytes)?,
             Self::Redb(state) => {
                 let state = state.clone();
-                TypeConfig::spawn_blocking(move || state.apply(entries, bytes)).await??
+                runtime::blocking(move || state.apply(entries, bytes)).await??
             }
         };
         assert_eq!(results.len(), responders.len(), "each entry has one result");
@@ -246,12 +246,12 @@ impl Store {
         match self {
             Self::Memory(state) => {
                 let state = state.clone();
-                TypeConfig::spawn_blocking(move || state.build_snapshot()).await?
+                runtime::blocking(move || state.build_snapshot()).await?
             }
             #[cfg(not(madsim))]
             Self::Redb(state) => {
                 let state = state.clone();
-                TypeConfig::spawn_blocking(move || state.build_snapshot()).await?
+                runtime::blocking(move || state.build_snapshot()).await?
             }
             // Without a task in between: what is applied before its turn would be ahead of the log again.
             #[cfg(madsim)]
@@ -266,11 +266,11 @@ impl Store {
         match self {
             Self::Memory(state) => {
                 let state = state.clone();
-                TypeConfig::spawn_blocking(move || state.install_snapshot(&meta, &data)).await?
+                runtime::blocking(move || state.install_snapshot(&meta, &data)).await?
             }
             Self::Redb(state) => {
                 let state = state.clone();
-                TypeConfig::spawn_blocking(move || state.install_snapshot(&meta, &data)).await?
+                runtime::blocking(move || state.install_snapshot(&meta, &data)).await?
             }
         }
     }

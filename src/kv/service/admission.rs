@@ -5,8 +5,6 @@
 
 use std::time::Instant;
 
-use openraft::type_config::TypeConfigExt;
-
 use super::KvService;
 use super::attempt::Attempt;
 use crate::kv::types::{
@@ -16,7 +14,8 @@ use crate::kv::types::{
 use crate::limits;
 use crate::raft::handover::{self, Unwell};
 use crate::raft::observe;
-use crate::raft::types::{Proposal, TypeConfig};
+use crate::raft::runtime;
+use crate::raft::types::Proposal;
 use crate::storage::record::decode_command;
 use crate::storage::space::{Admitted, Growth, NoRoom};
 use crate::storage::state::StateReader;
@@ -119,7 +118,7 @@ impl KvService {
         let adds = txn.success.iter().chain(&txn.failure).any(puts);
         let reader = self.0.parts.reader.clone();
         // Ranges take long enough to be in the way of other tasks.
-        let removed = TypeConfig::spawn_blocking(move || removed_bytes(&reader, &txn)).await;
+        let removed = runtime::blocking(move || removed_bytes(&reader, &txn)).await;
         let removed = removed.map_err(|error| KvError::Storage { reason: error.to_string() })??;
         Ok((if adds { Growth::Adds } else { Growth::Frees }, removed))
     }

@@ -12,11 +12,11 @@ use std::sync::Arc;
 use futures::{Stream, TryStreamExt, stream};
 use openraft::OptionalSend;
 use openraft::storage::RaftLogReader;
-use openraft::type_config::TypeConfigExt;
 use redb::{ReadOnlyTable, ReadableDatabase};
 
 use super::{LOG, Shared};
 use crate::limits;
+use crate::raft::runtime;
 use crate::raft::types::{Entry, TypeConfig, Vote};
 use crate::storage::codec::{self, CodecError, CodecProblem};
 use crate::storage::damage::{Damage, Place};
@@ -47,7 +47,7 @@ impl RedbLogReader {
             }
         }
         let shared = Arc::clone(&self.shared);
-        let read = TypeConfig::spawn_blocking(move || shared.read_from_disk(&range, max_bytes))
+        let read = runtime::blocking(move || shared.read_from_disk(&range, max_bytes))
             .await
             .map_err(|error| LogError::from(redb::Error::Io(error)))
             .flatten();

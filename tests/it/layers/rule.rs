@@ -9,7 +9,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("raft::runtime", &[]),
     ("raft::traffic", &[]),
     ("raft::types", &["raft::runtime", "kv::types", "limits"]),
-    ("storage", &["kv::types", "raft::types", "limits", "planted"]),
+    ("storage", &["kv::types", "raft::runtime", "raft::types", "limits", "planted"]),
     ("raft", &["storage", "kv::types", "raft::runtime", "raft::types", "limits", "planted"]),
     ("kv", &["raft", "storage", "kv::types", "raft::types", "limits", "planted"]),
     ("api", &["kv", "kv::types", "limits"]),
