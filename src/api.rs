@@ -15,6 +15,7 @@
 mod body;
 mod cluster;
 mod error;
+mod figures;
 mod guard;
 mod health;
 mod kv;
@@ -27,11 +28,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use tokio::sync::Semaphore;
-use tower_http::catch_panic::CatchPanicLayer;
 
+use figures::RequestFigures;
 pub use peers::{PeerError, PeerExchange};
 pub use server::serve;
 
@@ -83,6 +84,7 @@ struct Shared {
     bounds: Bounds,
     requests: Semaphore,
     bodies: Arc<Semaphore>,
+    figures: RequestFigures,
 }
 
 /// The routes of the API, with everything around them.
@@ -91,12 +93,13 @@ pub fn router(state: ApiState) -> Router {
 }
 
 fn router_within(state: ApiState, bounds: Bounds) -> Router {
-    guard::describe_metrics();
+    figures::describe();
     let shared = Arc::new(Shared {
         api: state,
         bounds,
         requests: Semaphore::new(bounds.requests_max_count),
         bodies: Arc::new(Semaphore::new(bounds.bodies_max_bytes)),
+        figures: RequestFigures::default(),
     });
     let probes = Router::new()
         .route("/health", get(health::health))
@@ -111,16 +114,12 @@ fn router_within(state: ApiState, bounds: Bounds) -> Router {
         .route("/add-learner", post(cluster::add_learner))
         .route("/change-membership", post(cluster::change_membership))
         .route("/cluster", get(cluster::cluster))
-        .route("/peers", get(peers::list).post(peers::add))
-        .route_layer(from_fn_with_state(shared.clone(), guard::refuse_overload));
-    // The layer added last is the first that a request meets.
+        .route("/peers", get(peers::list).post(peers::add));
     probes
         .merge(counted)
         .fallback(guard::unknown_path)
         .method_not_allowed_fallback(guard::wrong_method)
-        .layer(from_fn_with_state(shared.clone(), guard::bound_time))
-        .layer(CatchPanicLayer::custom(guard::panicked))
-        .layer(from_fn_with_state(shared.clone(), guard::authorize))
-        .layer(from_fn(guard::observe))
+        // One layer: each costs a copy of all that is inside it, for every request.
+        .layer(from_fn_with_state(shared.clone(), guard::enter))
         .with_state(shared)
 }

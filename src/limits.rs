@@ -92,6 +92,13 @@ pub const APPLY_BATCH_MAX_ENTRIES: usize = 4_096;
 /// Bytes of commands applied in one state transaction.
 pub const APPLY_BATCH_MAX_BYTES: usize = 8 * 1024 * 1024;
 
+/// Entries of a batch that is applied without a thread of its own, if they only set keys. To set one takes
+/// some ten microseconds, about as long as to wake a thread up, and other tasks wait for that long.
+pub const APPLY_AT_ONCE_MAX_ENTRIES: usize = 32;
+
+/// Bytes of the commands of such a batch.
+pub const APPLY_AT_ONCE_MAX_BYTES: usize = 32 * 1024;
+
 /// Longest time between two durable checkpoints of the state while it changes. What is newer is
 /// rebuilt from the log at start.
 pub const CHECKPOINT_INTERVAL_MS: u64 = 5_000;
@@ -318,6 +325,16 @@ pub const WIRE_SNAPSHOT_PIECE_BYTES: usize = 256 * 1024;
 /// Streams that one peer may have open at a time on one connection.
 pub const WIRE_STREAMS_MAX_COUNT: u32 = 1_024;
 
+/// Forwarded requests, or answers to them, in one message. More than the clients of one node have under way
+/// at a time, mostly.
+pub const FORWARD_BATCH_MAX_COUNT: usize = 256;
+
+/// Bytes of commands, or of what they read, after which a message takes no further one.
+pub const FORWARD_BATCH_MAX_BYTES: usize = 1024 * 1024;
+
+/// Forwarded requests of one node in work at a time. Further ones wait on the way.
+pub const FORWARD_RUNNING_MAX_COUNT: usize = HTTP_REQUESTS_MAX_COUNT;
+
 /// Connections that strangers may have in their handshake at a time.
 pub const WIRE_HANDSHAKES_MAX_COUNT: usize = 256;
 
@@ -494,6 +511,7 @@ const _: () = assert!(COMMAND_MAX_BYTES * 2 < APPEND_BATCH_MAX_BYTES);
 const _: () = assert!((APPEND_BATCH_MAX_BYTES as u64) * 2 < WIRE_MESSAGE_MAX_BYTES);
 const _: () = assert!(COMMAND_MAX_BYTES * 4 <= HTTP_BODY_MAX_BYTES);
 const _: () = assert!(COMMAND_MAX_BYTES < LOG_BATCH_MAX_BYTES);
+const _: () = assert!(((FORWARD_BATCH_MAX_BYTES + COMMAND_MAX_BYTES) * 2) as u64 <= WIRE_MESSAGE_MAX_BYTES);
 const _: () = assert!(LOG_BATCH_MAX_BYTES < LOG_QUEUE_MAX_BYTES);
 const _: () = assert!(APPEND_BATCH_MAX_BYTES < LOG_TAIL_MAX_BYTES);
 const _: () = assert!(SNAPSHOT_EVERY_ENTRIES < REPLICATION_LAG_MAX_ENTRIES);

@@ -33,6 +33,7 @@ use iroh::{Endpoint, RelayMode, RelayUrl, SecretKey, TransportAddr, Watcher};
 use iroh_metrics::Registry;
 
 use self::admission::Admission;
+use self::forward::ForwardLines;
 use self::link::Links;
 use self::network::Network;
 use self::peers::PeerBook;
@@ -131,6 +132,7 @@ struct Inner {
     metadata: Metadata,
     book: PeerBook,
     links: Links,
+    forward_lines: ForwardLines,
     timeouts: LinkTimeouts,
     relay_url: Option<String>,
     bind_addr: SocketAddr,
@@ -177,6 +179,7 @@ impl Transport {
             .map_err(|error| refused(format!("{error:#}")))?;
         Ok(Self(Arc::new(Inner {
             links: Links::default(),
+            forward_lines: ForwardLines::default(),
             endpoint,
             metadata,
             book,

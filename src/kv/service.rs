@@ -116,16 +116,17 @@ impl KvService {
     }
 
     fn route(&self) -> Route {
-        let metrics = observe::metrics(&self.0.parts.raft);
-        // A deposed leader whose disk hangs cannot note the new term, and goes on calling itself leader.
-        match self.0.parts.freshness.leader_after(metrics.current_term) {
-            Some(leader) if leader != metrics.id => Route::Remote(leader),
-            _ => observe::route(&metrics, &self.0.parts.timings),
-        }
+        observe::look(&self.0.parts.raft, |metrics| {
+            // A deposed leader whose disk hangs cannot note the new term, and goes on calling itself leader.
+            match self.0.parts.freshness.leader_after(metrics.current_term) {
+                Some(leader) if leader != metrics.id => Route::Remote(leader),
+                _ => observe::route(metrics, &self.0.parts.timings),
+            }
+        })
     }
 
     fn node_id(&self) -> NodeId {
-        observe::metrics(&self.0.parts.raft).id
+        observe::look(&self.0.parts.raft, |metrics| metrics.id)
     }
 
     /// Has the leader serve a request, wherever it is, and tries again while that is harmless.
@@ -231,16 +232,11 @@ impl KvService {
     /// Asks the leader on another node.
     async fn ask(&self, leader: NodeId, request: ForwardRequest, bound_ms: u64) -> Attempt<ForwardReply> {
         // A leader that died leaves its connection silent for seconds: a new one is heard of sooner.
-        let (deposed, freshness) = (self.0.parts.raft.wait(None), &self.0.parts.freshness);
-        let is_deposed = |metrics: &observe::Metrics| {
-            metrics.current_leader != Some(leader)
-                && freshness.leader_after(metrics.current_term) != Some(leader)
-        };
-        let deposed = deposed.metrics(is_deposed, "another leader");
+        let deposed = self.0.parts.freshness.deposed(&self.0.parts.raft, leader);
         let answer = tokio::select! {
             biased;
             answer = self.0.parts.forwarder.forward(leader, request, bound_ms) => answer,
-            _ = deposed => return Attempt::Unknown(format!("node {leader} lost the leadership")),
+            () = deposed => return Attempt::Unknown(format!("node {leader} lost the leadership")),
         };
         match answer {
             Ok(Ok(reply)) => Attempt::Done(Ok(reply)),
@@ -265,18 +261,13 @@ impl KvService {
 
         let confirmed = tokio::time::timeout(bound, self.0.read_index.confirm()).await;
         let index = confirmed.map_err(|_| no_quorum("no leader confirmed the read"))??;
-        if self.0.parts.reader.applied_index() >= Some(index) {
-            return Ok(());
-        }
         let left = bound.saturating_sub(started.elapsed());
-        let wait = self.0.parts.raft.wait(Some(left));
-        let applied = wait.applied_index_at_least(Some(index), "linearizable read").await;
-        applied.map_err(|_| no_quorum("this node lags behind the leader"))?;
-        Ok(())
+        let applied = tokio::time::timeout(left, self.0.parts.reader.applied(index)).await;
+        applied.map_err(|_| no_quorum("this node lags behind the leader"))
     }
 
     fn staleness(&self) -> Result<Staleness, KvError> {
-        if !observe::is_initialized(&observe::metrics(&self.0.parts.raft)) {
+        if !observe::look(&self.0.parts.raft, observe::is_initialized) {
             return Err(KvError::NotInitialized);
         }
         if !self.is_recovered() {
@@ -287,8 +278,7 @@ impl KvService {
 
     /// Time since this node was known to be up to date. A leader is, as long as a quorum follows it.
     fn age(&self) -> Option<Duration> {
-        let metrics = observe::metrics(&self.0.parts.raft);
-        match observe::route(&metrics, &self.0.parts.timings) {
+        observe::look(&self.0.parts.raft, |metrics| match observe::route(metrics, &self.0.parts.timings) {
             Route::Local => {
                 // What earlier leaders have committed is applied once an entry of its own is.
                 let own =
@@ -297,7 +287,7 @@ impl KvService {
                 Some(metrics.last_quorum_acked.map_or(Duration::ZERO, |acked| Instant::elapsed(&*acked)))
             }
             _ => self.0.parts.freshness.age(self.0.parts.reader.applied_index()),
-        }
+        })
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use futures::{Stream, StreamExt};
 use openraft::async_runtime::WatchReceiver;
 use openraft::raft::AppendEntriesRequest;
+use tokio::sync::watch;
 
 use super::RaftHandle;
 use super::types::{TypeConfig, Vote};
@@ -17,7 +18,11 @@ use crate::storage::state::StateReader;
 
 /// Tracks the last moment at which this node had applied all it knew to be committed.
 #[derive(Debug, Default)]
-pub struct Freshness(Mutex<Heard>);
+pub struct Freshness {
+    heard: Mutex<Heard>,
+    /// The last leader that spoke, with its term.
+    leader: watch::Sender<Option<(u64, NodeId)>>,
+}
 
 #[derive(Debug, Default)]
 struct Heard {
@@ -27,8 +32,6 @@ struct Heard {
     heard_at: Option<Instant>,
     /// Heard of then, not known to be applied yet.
     pending: Option<(u64, Instant)>,
-    /// The last leader that spoke, with its term.
-    leader: Option<(u64, NodeId)>,
 }
 
 impl Freshness {
@@ -80,14 +83,44 @@ impl Freshness {
 
     /// A leader of this term speaks.
     pub fn heard_leader(&self, term: u64, leader: NodeId) {
-        let mut heard = self.lock();
-        heard.leader = heard.leader.max(Some((term, leader)));
+        let speaks = Some((term, leader));
+        self.leader.send_if_modified(|last| {
+            let is_new = speaks > *last;
+            if is_new {
+                *last = speaks;
+            }
+            is_new
+        });
     }
 
     /// The leader that spoke last, if it is of a later term. Raft itself learns of it only once it has
     /// noted the term on disk, which may hang.
     pub fn leader_after(&self, term: u64) -> Option<NodeId> {
-        self.lock().leader.filter(|(heard, _)| *heard > term).map(|(_, leader)| leader)
+        self.leader.borrow().filter(|(heard, _)| *heard > term).map(|(_, leader)| leader)
+    }
+
+    /// Ends once `leader` leads no more, as far as this node knows. It wakes up for elections and changes of
+    /// the membership, and not for every entry, as whoever waits for Raft's metrics does.
+    pub async fn deposed(&self, raft: &RaftHandle, leader: NodeId) {
+        let (mut raft_says, mut heard) = (raft.server_metrics(), self.leader.subscribe());
+        loop {
+            heard.mark_unchanged();
+            let (current, term) = {
+                let metrics = raft_says.borrow_watched();
+                (metrics.current_leader, metrics.vote.leader_id().term)
+            };
+            if current != Some(leader) && self.leader_after(term) != Some(leader) {
+                return;
+            }
+            tokio::select! {
+                changed = raft_says.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+                _ = heard.changed() => {}
+            }
+        }
     }
 
     /// Time since this node was known to be up to date; absent if it never was.
@@ -103,7 +136,7 @@ impl Freshness {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Heard> {
-        self.0.lock().expect("no code panics while it holds this lock")
+        self.heard.lock().expect("no code panics while it holds this lock")
     }
 }
 

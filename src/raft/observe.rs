@@ -28,9 +28,14 @@ pub enum Route {
     Stopped(String),
 }
 
-/// The newest metrics.
+/// The newest metrics, to keep.
 pub fn metrics(raft: &RaftHandle) -> Metrics {
-    raft.metrics().borrow_watched().clone()
+    look(raft, Metrics::clone)
+}
+
+/// Looks at the newest metrics, without a copy. Raft waits while it looks.
+pub fn look<T>(raft: &RaftHandle, at: impl FnOnce(&Metrics) -> T) -> T {
+    at(&raft.metrics().borrow_watched())
 }
 
 /// Decides where a request has to go.

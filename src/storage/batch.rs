@@ -1,11 +1,13 @@
 //! Batches of log entries: taken from openraft's stream, applied in one transaction.
 
 use std::io;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::{FutureExt, Stream, StreamExt};
 use openraft::EntryPayload;
 use openraft::storage::{ApplyResponder, EntryResponder};
+use tokio::sync::Notify;
 
 use super::apply::Applier;
 use super::head::{self, Head};
@@ -66,6 +68,16 @@ impl Batch {
             batch.push(entry.log_id, entry.payload, None)?;
         }
         Ok(batch)
+    }
+
+    /// Whether it takes so little time to apply that no thread is worth waking for it.
+    pub(crate) fn is_quick(&self) -> bool {
+        self.bytes <= limits::APPLY_AT_ONCE_MAX_BYTES
+            && self.entries.len() <= limits::APPLY_AT_ONCE_MAX_ENTRIES
+            && self.entries.iter().all(|entry| match &entry.payload {
+                BatchPayload::Blank | BatchPayload::Membership(_) => true,
+                BatchPayload::Command(command) => command.only_puts(),
+            })
     }
 
     fn is_full(&self) -> bool {
@@ -159,6 +171,8 @@ pub(crate) struct PublishedMarks {
     compacted: AtomicU64,
     /// The index plus one; 0 for none.
     applied: AtomicU64,
+    /// Told whenever they are set.
+    news: Notify,
 }
 
 impl PublishedMarks {
@@ -166,6 +180,18 @@ impl PublishedMarks {
         self.compacted.store(marks.compacted.0, Ordering::Release);
         self.revision.store(marks.revision.0, Ordering::Release);
         self.applied.store(marks.applied_index.map_or(0, |index| index + 1), Ordering::Release);
+        self.news.notify_waiters();
+    }
+
+    /// Waits until an index is applied.
+    pub(crate) async fn applied(&self, index: u64) {
+        while self.applied_index() < Some(index) {
+            let mut news = pin!(self.news.notified());
+            news.as_mut().enable();
+            if self.applied_index() < Some(index) {
+                news.await;
+            }
+        }
     }
 
     pub(crate) fn revision(&self) -> Revision {

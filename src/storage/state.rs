@@ -152,6 +152,11 @@ impl StateReader {
         self.marks().applied_index()
     }
 
+    /// Waits until a log index is applied.
+    pub async fn applied(&self, index: u64) {
+        self.marks().applied(index).await;
+    }
+
     /// Bytes of commands applied since the state was opened.
     pub fn applied_bytes(&self) -> u64 {
         match &self.store {
@@ -225,9 +230,11 @@ impl StateReader {
 
 impl Store {
     async fn apply(&self, batch: Batch) -> io::Result<()> {
+        let is_quick = batch.is_quick();
         let Batch { entries, responders, bytes } = batch;
         let results: Vec<Applied> = match self {
             Self::Memory(state) => state.apply(&entries, bytes)?,
+            Self::Redb(state) if is_quick && !state.is_being_written() => state.apply(entries, bytes)?,
             Self::Redb(state) => {
                 let state = state.clone();
                 runtime::blocking(move || state.apply(entries, bytes)).await??

@@ -18,7 +18,7 @@ use std::io::{self, BufReader, BufWriter, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
 use std::time::{Duration, Instant};
 
 use redb::{Database, Durability, ReadTransaction, ReadableDatabase};
@@ -181,6 +181,11 @@ impl RedbState {
     /// Bytes of commands applied since the store was opened.
     pub(crate) fn applied_bytes(&self) -> u64 {
         self.store.applied_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether a checkpoint, say, is under way, which may take as long as an fsync.
+    pub(crate) fn is_being_written(&self) -> bool {
+        matches!(self.store.writer.try_lock(), Err(TryLockError::WouldBlock))
     }
 
     pub(crate) fn apply(&self, entries: Vec<BatchEntry>, bytes: usize) -> Result<Vec<Applied>, StateError> {

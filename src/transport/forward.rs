@@ -1,10 +1,21 @@
-//! Requests of this node's clients, carried to the leader.
+//! Requests of this node's clients, carried to the leader: writes and rounds of read index on one stream,
+//! operations, which take long, on one each.
 
+mod line;
+mod serve;
+
+use std::collections::HashMap;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use iroh::endpoint::Connection;
 use irpc_iroh::IrohRemoteConnection;
+use tokio::time::Instant;
 
+pub(super) use self::line::ForwardLine;
+use self::line::Outcome;
+pub(super) use self::serve::serve;
 use super::Transport;
 use super::link::Lane;
 use super::protocol::{Forwarded, RaftRpcProtocol};
@@ -36,29 +47,75 @@ impl Forwarder for Transport {
         request: ForwardRequest,
         timeout_ms: u64,
     ) -> Result<Result<ForwardReply, ClusterError>, ForwardError> {
-        let limit = tokio::time::Instant::now() + Duration::from_millis(timeout_ms);
-        let connected = tokio::time::timeout_at(limit, self.connection(leader, Lane::Forward)).await;
-        let reason = match connected {
-            Ok(Ok(connection)) => {
-                let client = irpc::Client::<RaftRpcProtocol>::boxed(IrohRemoteConnection::new(connection));
-                return match tokio::time::timeout_at(limit, client.rpc(Forwarded(request))).await {
-                    Ok(Ok(answer)) => Ok(answer),
-                    // Without a stream nothing was sent.
-                    Ok(Err(error @ irpc::Error::Request { .. })) => {
-                        Err(ForwardError::Unreachable { node_id: leader, reason: format!("{error:#}") })
-                    }
-                    Ok(Err(error)) => {
-                        Err(ForwardError::NoAnswer { node_id: leader, reason: format!("{error:#}") })
-                    }
-                    Err(_) => Err(ForwardError::NoAnswer {
-                        node_id: leader,
-                        reason: format!("nothing within {timeout_ms} ms"),
-                    }),
-                };
+        let until = Instant::now() + Duration::from_millis(timeout_ms);
+        match &request {
+            ForwardRequest::Propose(_) | ForwardRequest::ReadIndex => {
+                self.forward_line(leader, until).await?.ask(request, until).await
             }
+            ForwardRequest::AddLearner(_)
+            | ForwardRequest::ChangeMembership(_)
+            | ForwardRequest::ReportDisk { .. } => self.forward_alone(leader, request, until).await,
+        }
+    }
+}
+
+/// The lines to other nodes.
+#[derive(Default)]
+pub(super) struct ForwardLines(Mutex<HashMap<NodeId, ForwardLine>>);
+
+impl ForwardLines {
+    fn open_to(&self, node_id: NodeId) -> Option<ForwardLine> {
+        self.lock().get(&node_id).filter(|line| line.is_open()).cloned()
+    }
+
+    /// The line on a connection that has just been found open, unless another task was faster.
+    fn open(&self, node_id: NodeId, open: impl FnOnce() -> ForwardLine) -> ForwardLine {
+        let mut lines = self.lock();
+        match lines.get(&node_id).filter(|line| line.is_open()) {
+            Some(line) => line.clone(),
+            None => {
+                let line = open();
+                lines.insert(node_id, line.clone());
+                line
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<NodeId, ForwardLine>> {
+        self.0.lock().expect("no code panics while it holds this lock")
+    }
+}
+
+impl Transport {
+    async fn forward_line(&self, leader: NodeId, until: Instant) -> Result<ForwardLine, ForwardError> {
+        if let Some(line) = self.0.forward_lines.open_to(leader) {
+            return Ok(line);
+        }
+        let connection = self.forward_connection(leader, until).await?;
+        let patience = self.0.timeouts.rpc;
+        Ok(self.0.forward_lines.open(leader, || ForwardLine::open(leader, connection, patience)))
+    }
+
+    async fn forward_connection(&self, leader: NodeId, until: Instant) -> Result<Connection, ForwardError> {
+        let reason = match tokio::time::timeout_at(until, self.connection(leader, Lane::Forward)).await {
+            Ok(Ok(connection)) => return Ok(connection),
             Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("no connection within {timeout_ms} ms"),
+            Err(_) => "no connection in time".to_owned(),
         };
         Err(ForwardError::Unreachable { node_id: leader, reason })
+    }
+
+    async fn forward_alone(&self, leader: NodeId, request: ForwardRequest, until: Instant) -> Outcome {
+        let connection = self.forward_connection(leader, until).await?;
+        let client = irpc::Client::<RaftRpcProtocol>::boxed(IrohRemoteConnection::new(connection));
+        match tokio::time::timeout_at(until, client.rpc(Forwarded(request))).await {
+            Ok(Ok(answer)) => Ok(answer),
+            // Without a stream nothing was sent.
+            Ok(Err(error @ irpc::Error::Request { .. })) => {
+                Err(ForwardError::Unreachable { node_id: leader, reason: format!("{error:#}") })
+            }
+            Ok(Err(error)) => Err(ForwardError::NoAnswer { node_id: leader, reason: format!("{error:#}") }),
+            Err(_) => Err(ForwardError::NoAnswer { node_id: leader, reason: "its time is up".to_owned() }),
+        }
     }
 }

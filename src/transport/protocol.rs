@@ -96,6 +96,9 @@ pub(super) enum RaftRpcProtocol {
     /// Who belongs to the cluster.
     #[rpc(tx = oneshot::Sender<Members>)]
     Members(AskMembers),
+    /// A stream of requests that only the leader can serve, each answered when it is served.
+    #[rpc(tx = mpsc::Sender<Answers>, rx = mpsc::Receiver<Requests>)]
+    ForwardMany(ForwardStream),
 }
 
 /// Opens a stream of append-entries.
@@ -117,6 +120,18 @@ pub(super) struct HandOver(pub TransferLeaderRequest<TypeConfig>);
 /// A request that only the leader can serve.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Forwarded(pub ForwardRequest);
+
+/// Opens a stream of forwarded requests.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ForwardStream;
+
+/// Forwarded requests, each with a number of its own on this stream.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Requests(pub Vec<(u64, ForwardRequest)>);
+
+/// Answers, with the numbers of their requests.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Answers(pub Vec<(u64, Result<ForwardReply, ClusterError>)>);
 
 /// A question who belongs to the cluster.
 #[derive(Debug, Serialize, Deserialize)]

@@ -21,13 +21,13 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::Transport;
 use super::admission::REFUSED;
 use super::protocol::{
     ALPN_SNAPSHOT, AppendStream, HelloMessage, HelloProtocol, RaftRpcMessage, RaftRpcProtocol, Refusal,
     SnapshotRpcMessage, SnapshotRpcProtocol,
 };
 use super::vouching::Members;
+use super::{Transport, forward};
 use crate::kv::forward::ForwardHandler;
 use crate::limits;
 use crate::raft::freshness::Freshness;
@@ -219,6 +219,7 @@ async fn serve_raft_stream(
     let raft = &handlers.raft;
     let sent = match read_request::<RaftRpcProtocol>(send, recv).await? {
         RaftRpcMessage::Append(request) => return append(request, handlers).await,
+        RaftRpcMessage::ForwardMany(stream) => return forward::serve(stream, &*handlers.forward).await,
         RaftRpcMessage::Vote(WithChannels { inner, tx, .. }) => {
             tx.send(raft.vote(inner.0).await.map_err(|error| error.to_string())).await
         }

@@ -28,10 +28,15 @@ impl Server {
         Ok(Self { child, log })
     }
 
+    /// Its process id, while it runs.
+    pub fn pid(&self) -> anyhow::Result<u32> {
+        self.child.id().ok_or_else(|| anyhow!("a server ended: {}", self.last_words()))
+    }
+
     /// Processor time that it has used, in seconds.
     pub fn cpu_s(&self) -> anyhow::Result<f64> {
-        let id = self.child.id().ok_or_else(|| anyhow!("a server ended: {}", self.last_words()))?;
-        let stat = procfs::process::Process::new(i32::try_from(id)?).and_then(|process| process.stat());
+        let stat =
+            procfs::process::Process::new(i32::try_from(self.pid()?)?).and_then(|process| process.stat());
         let stat = stat.with_context(|| format!("a server ended: {}", self.last_words()))?;
         Ok((stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64)
     }

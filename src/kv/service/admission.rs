@@ -76,7 +76,7 @@ impl KvService {
             Growth::Frees => status.state == DiskState::Exhausted,
         };
         let takes = |node_id: NodeId| !unwell.get(&node_id).is_some_and(&lacks_room);
-        if handover::is_majority(&observe::metrics(&self.0.parts.raft), takes) {
+        if observe::look(&self.0.parts.raft, |metrics| handover::is_majority(metrics, takes)) {
             return Ok(());
         }
         let (node_id, status) = unwell

@@ -161,7 +161,29 @@ pub struct WriteReply {
     pub replayed: bool,
 }
 
+impl WriteReply {
+    /// Length of all keys and values that were read.
+    pub fn payload_bytes(&self) -> usize {
+        let read = self.results.iter().filter_map(|result| match result {
+            OpResult::Range(range) => Some(&range.kvs),
+            OpResult::Put | OpResult::Delete { .. } => None,
+        });
+        read.flatten().map(|kv| kv.key.as_bytes().len() + kv.value.as_bytes().len()).sum()
+    }
+}
+
 impl Command {
+    /// Whether all that it may do is to set one key or none.
+    pub(crate) fn only_puts(&self) -> bool {
+        match &self.op {
+            WriteOp::Txn(Txn { success, failure, .. }) => {
+                let is_put = |op: &TxnOp| matches!(op, TxnOp::Put { .. });
+                success.len() <= 1 && failure.len() <= 1 && success.iter().chain(failure).all(is_put)
+            }
+            WriteOp::Compact { .. } => false,
+        }
+    }
+
     /// A command without a session.
     pub fn new(op: WriteOp) -> Self {
         Self { session: None, op }

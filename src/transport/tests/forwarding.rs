@@ -62,6 +62,29 @@ async fn a_request_that_may_have_been_delivered_says_so_within_its_bound() {
 }
 
 #[tokio::test]
+async fn requests_share_a_stream_and_none_waits_for_another() {
+    const REQUESTS: u64 = 2_000;
+    let (first, second) = two_nodes().await;
+    ask_read_index(&first, second.id()).await.unwrap();
+    let never = (0..100).map(|_| first.transport.forward(second.id(), unanswered(50_000), 60_000));
+    let mut never = std::pin::pin!(futures::future::select_all(never.map(Box::pin)));
+    let asked = futures::future::join_all((0..REQUESTS).map(|_| ask_read_index(&first, second.id())));
+    let answers = tokio::select! {
+        // Those that are never answered go first.
+        biased;
+        (answer, ..) = &mut never => panic!("it was answered: {answer:?}"),
+        answers = tokio::time::timeout(PATIENCE, asked) => answers.expect("they do not wait for the others"),
+    };
+    for answer in answers {
+        assert!(matches!(answer, Ok(ForwardReply::ReadIndex(READ_INDEX))), "{answer:?}");
+    }
+    assert_eq!(second.service.asked(), 1 + 100 + REQUESTS);
+    second.transport.close().await;
+    let (cut, ..) = tokio::time::timeout(PATIENCE, never).await.expect("whoever waits is told");
+    assert!(matches!(cut, Err(ForwardError::NoAnswer { .. })), "{cut:?}");
+}
+
+#[tokio::test]
 async fn a_caller_that_gives_up_on_a_large_request_leaves_the_connection_usable() {
     let (first, second) = two_nodes().await;
     let connection = first.transport.connection(second.id(), Lane::Forward).await.unwrap();

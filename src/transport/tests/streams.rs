@@ -13,7 +13,7 @@ use crate::kv::forward::{ForwardReply, ForwardRequest, Forwarder};
 use crate::kv::types::ClusterError;
 use crate::limits;
 use crate::transport::link::Lane;
-use crate::transport::protocol::{AppendStream, Forwarded, RaftRpcProtocol};
+use crate::transport::protocol::{AppendStream, ForwardStream, Forwarded, RaftRpcProtocol};
 
 const READ_MS: u64 = limits::WIRE_REQUEST_READ_TIMEOUT_MS;
 
@@ -44,7 +44,8 @@ async fn a_bad_stream_hurts_no_other_stream_of_its_connection() {
     let promise_of_much = send_half(&connection, &length(limits::WIRE_MESSAGE_MAX_BYTES)).await;
     let append = framed(&RaftRpcProtocol::Append(AppendStream));
     let garbage = [&b"\x20"[..], &[0xee; 32]].concat();
-    let bad: [(&str, Vec<u8>); 9] = [
+    let forward = framed(&RaftRpcProtocol::ForwardMany(ForwardStream));
+    let bad: [(&str, Vec<u8>); 11] = [
         ("nothing", Vec::new()),
         ("a length that never ends", vec![0xff; 64]),
         ("an empty message", length(0)),
@@ -54,6 +55,8 @@ async fn a_bad_stream_hurts_no_other_stream_of_its_connection() {
         ("the longest length", length(u64::MAX)),
         ("appends, then garbage", [&append[..], &garbage].concat()),
         ("appends, then too long a one", [append, length(u64::MAX)].concat()),
+        ("forwarded requests, then garbage", [&forward[..], &garbage].concat()),
+        ("forwarded requests, then too long a message", [forward, length(u64::MAX)].concat()),
     ];
     for (what, bytes) in &bad {
         assert_eq!(send_raw(&connection, bytes).await, b"", "{what} is not answered");

@@ -11,7 +11,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("raft::types", &["raft::runtime", "kv::types", "limits"]),
     ("storage", &["kv::types", "raft::runtime", "raft::types", "limits", "planted"]),
     ("raft", &["storage", "kv::types", "raft::runtime", "raft::types", "limits", "planted"]),
-    ("kv", &["raft", "storage", "kv::types", "raft::types", "limits", "planted"]),
+    ("kv", &["raft", "storage", "kv::types", "raft::runtime", "raft::types", "limits", "planted"]),
     ("api", &["kv", "kv::types", "limits"]),
     ("bench", &["kv", "limits"]),
     ("cli", &["bench", "kv", "kv::types", "limits"]),

@@ -67,6 +67,11 @@ impl AspenCluster {
         self.target.clone()
     }
 
+    /// The processes of all nodes.
+    pub fn pids(&self) -> anyhow::Result<Vec<u32>> {
+        self.nodes.iter().map(Server::pid).collect()
+    }
+
     /// Processor time of all nodes.
     pub fn cpu_s(&self) -> anyhow::Result<f64> {
         cpu_s(&self.nodes)

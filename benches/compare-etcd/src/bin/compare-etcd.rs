@@ -4,21 +4,15 @@
 //! Both write to the same disk with fsync on, both are asked through all three nodes, and the runs alternate,
 //! so that a busy neighbour troubles both.
 
-mod cell;
-mod machine;
-mod process;
-mod store;
-mod table;
-
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Parser;
+use compare_etcd::cell::{self, Cell, Measured, Pair};
+use compare_etcd::store::aspen::AspenCluster;
+use compare_etcd::store::etcd::EtcdCluster;
+use compare_etcd::{machine, table};
 use indicatif::{ProgressBar, ProgressStyle};
-
-use self::cell::{Cell, Measured, Pair};
-use self::store::aspen::AspenCluster;
-use self::store::etcd::EtcdCluster;
 
 /// Compares Aspen with etcd.
 #[derive(Parser)]

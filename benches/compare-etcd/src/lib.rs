@@ -1,0 +1,8 @@
+//! Real clusters under load on one machine, for the programs that measure them: `compare-etcd` and `profile`.
+
+pub mod cell;
+pub mod components;
+pub mod machine;
+pub mod process;
+pub mod store;
+pub mod table;
