@@ -10,6 +10,7 @@
 //!   longer than [`limits::CHECKPOINT_FLUSH_WAIT_MS`] and an fsync.
 //! - A crash at any point leaves the old or the new state whole.
 
+mod handle;
 mod rebuild;
 mod scrub;
 mod shrink;
@@ -21,30 +22,29 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
 use std::time::{Duration, Instant};
 
-use redb::{Database, Durability, ReadTransaction, ReadableDatabase};
+use redb::{Durability, ReadTransaction, ReadableDatabase};
 use tracing::{error, warn};
 
-use super::batch::{self, BatchEntry, Marks, PublishedMarks};
+use super::batch::{self, BatchEntry, PublishedMarks};
 use super::caretaker::{Bell, Caretaker};
-use super::checked_file::CheckedFile;
 use super::damage::DamageAlarm;
-use super::database::{self, panic_message};
-use super::disk::{self, Disk, RealDisk};
-use super::fused_file::Fuse;
+use super::database::panic_message;
+use super::disk::{Disk, RealDisk};
 use super::head;
 use super::pace::PacedWriter;
 use super::progress::Progress;
+use super::snapshot::SnapshotData;
 use super::snapshot::files::SnapshotDir;
 use super::snapshot::format;
-use super::snapshot::{SnapshotData, SnapshotError};
 use super::state::StateMachine;
 use super::syncs::SyncedFile;
-use super::tables::{RedbRead, RedbWrite, StateError, Table, WriteTables};
+use super::tables::{RedbRead, RedbWrite, StateError};
 use super::{StorageError, StorageOptions, read};
 use crate::kv::types::{KvError, RangeReply, ReadRequest, Revision};
 use crate::limits;
 use crate::raft::types::{Applied, LogId, SnapshotMeta, StoredMembership};
 
+use handle::{Handle, build_database, create_empty, ensure_same, open_existing, remove_leftover};
 pub(super) use rebuild::Rebuild;
 use shrink::{Behind, SHRUNK_STATE_FILE};
 pub use shrink::{ShrinkError, Shrunk};
@@ -107,13 +107,6 @@ struct RedbStore {
     closing: AtomicBool,
     /// Bytes of commands applied since the store was opened.
     applied_bytes: AtomicU64,
-}
-
-/// An open database.
-struct Handle {
-    database: Database,
-    file: CheckedFile,
-    fuse: Fuse,
 }
 
 /// What is not durable yet.
@@ -255,7 +248,7 @@ impl RedbState {
     }
 
     #[cfg(test)]
-    pub(crate) fn dump(&self) -> Vec<(Table, Vec<u8>, Vec<u8>)> {
+    pub(crate) fn dump(&self) -> Vec<(super::tables::Table, Vec<u8>, Vec<u8>)> {
         super::tables::dump(&self.store.handle().read().unwrap())
     }
 
@@ -505,110 +498,4 @@ impl Write for Counted {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-impl Handle {
-    fn read(&self) -> Result<RedbRead, StateError> {
-        Ok(RedbRead::new(self.database.begin_read().map_err(StateError::database)?))
-    }
-}
-
-fn remove_leftover(disk: &dyn Disk, path: &Path) -> Result<(), StorageError> {
-    disk::remove_if_there(disk, path).map_err(StorageError::io("remove the leftover", path))
-}
-
-/// Makes a database with empty tables. It gets its name when it is whole, so that an unfinished one is
-/// never taken for a damaged one.
-fn create_empty(disk: &Arc<dyn Disk>, dir: &Path, options: StorageOptions) -> Result<(), StorageError> {
-    let new_path = dir.join(NEW_STATE_FILE);
-    let path = dir.join(STATE_FILE);
-    let handle = create_database(disk, &new_path, options, &DamageAlarm::default())?;
-    fill_database(&handle, |_| Ok(())).map_err(|source| content(&new_path, source))?;
-    drop(handle);
-    disk.rename(&new_path, &path).map_err(StorageError::io("rename to", &path))?;
-    disk.sync_dir(dir).map_err(StorageError::io("sync the data directory", dir))
-}
-
-/// Makes a database of a snapshot, durable but not under its final name.
-fn build_database(
-    disk: &Arc<dyn Disk>,
-    path: &Path,
-    options: StorageOptions,
-    alarm: &DamageAlarm,
-    meta: &SnapshotMeta,
-    data: &SnapshotData,
-) -> io::Result<(Handle, Marks)> {
-    remove_leftover(&**disk, path).map_err(io::Error::other)?;
-    let handle = create_database(disk, path, options, alarm).map_err(io::Error::other)?;
-    let marks = fill_database(&handle, |tables| {
-        let reader = BufReader::new(data.reader());
-        format::read(reader, |table: Table, key, value| tables.put(table, key, value))?;
-        ensure_same(head::snapshot_meta(tables)?, meta)?;
-        Ok::<_, SnapshotError>(Marks::load(tables)?)
-    })?;
-    Ok((handle, marks))
-}
-
-fn ensure_same(found: SnapshotMeta, announced: &SnapshotMeta) -> Result<(), SnapshotError> {
-    if found == *announced {
-        return Ok(());
-    }
-    Err(SnapshotError::OtherState { found: Box::new(found), announced: Box::new(announced.clone()) })
-}
-
-/// Fills a new database in one durable transaction.
-fn fill_database<T, E: From<StateError>>(
-    handle: &Handle,
-    fill: impl FnOnce(&mut RedbWrite<'_>) -> Result<T, E>,
-) -> Result<T, E> {
-    let mut transaction = handle.database.begin_write().map_err(StateError::database)?;
-    transaction.set_quick_repair(true);
-    let filled = fill(&mut RedbWrite::new(&transaction)?)?;
-    transaction.commit().map_err(StateError::database)?;
-    Ok(filled)
-}
-
-fn create_database(
-    disk: &Arc<dyn Disk>,
-    path: &Path,
-    options: StorageOptions,
-    alarm: &DamageAlarm,
-) -> Result<Handle, StorageError> {
-    let fuse = Fuse::default();
-    // It gets this name before anyone reads from it.
-    let final_path = path.with_file_name(STATE_FILE);
-    let (database, file) =
-        database::create_checked(disk, path, &final_path, options.cache(), fuse.clone(), alarm)?;
-    Ok(Handle { database, file, fuse })
-}
-
-fn open_existing(
-    disk: &Arc<dyn Disk>,
-    path: &Path,
-    options: StorageOptions,
-    alarm: &DamageAlarm,
-) -> Result<(Handle, Marks), StorageError> {
-    let fuse = Fuse::default();
-    let (database, file) = database::open_checked(
-        disk,
-        path,
-        options.cache(),
-        fuse.clone(),
-        alarm,
-        limits::STATE_CHECK_AT_OPEN_MAX_BYTES,
-    )?;
-    let handle = Handle { database, file, fuse };
-    let loaded = handle.read().and_then(|tables| {
-        tables.open_all()?;
-        head::load_membership(&tables)?;
-        Marks::load(&tables)
-    });
-    match loaded {
-        Ok(marks) => Ok((handle, marks)),
-        Err(source) => Err(content(path, source)),
-    }
-}
-
-fn content(path: &Path, source: StateError) -> StorageError {
-    StorageError::Content { path: path.to_owned(), source }
 }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use redb::Durability;
 
-use super::{Handle, NEW_STATE_FILE, build_database, create_database, fill_database, remove_leftover};
+use super::NEW_STATE_FILE;
+use super::handle::{Handle, build_database, create_database, fill_database, remove_leftover};
 use crate::raft::types::{Entry, SnapshotMeta};
 use crate::storage::StorageOptions;
 use crate::storage::batch::{self, Batch};

@@ -26,7 +26,8 @@ use std::time::{Duration, Instant};
 use redb::Durability;
 use tracing::{debug, info, warn};
 
-use super::{DurableView, Handle, Pending, RedbStore, create_database, remove_leftover};
+use super::handle::{Handle, create_database, remove_leftover};
+use super::{DurableView, Pending, RedbStore};
 use crate::limits;
 use crate::storage::StorageError;
 use crate::storage::batch::{self, BatchEntry, Marks};
