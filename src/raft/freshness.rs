@@ -3,13 +3,14 @@
 //! A follower learns the leader's commit index with every append; once it has applied that index, it
 //! is as fresh as the moment it heard of it. Transit time is not counted: clocks are not compared.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt};
 use openraft::async_runtime::WatchReceiver;
 use openraft::raft::AppendEntriesRequest;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use super::RaftHandle;
 use super::types::{TypeConfig, Vote};
@@ -20,8 +21,8 @@ use crate::storage::state::StateReader;
 #[derive(Debug, Default)]
 pub struct Freshness {
     heard: Mutex<Heard>,
-    /// The last leader that spoke, with its term.
-    leader: watch::Sender<Option<(u64, NodeId)>>,
+    /// Told of a leader that has not spoken before.
+    new_leader: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -32,6 +33,8 @@ struct Heard {
     heard_at: Option<Instant>,
     /// Heard of then, not known to be applied yet.
     pending: Option<(u64, Instant)>,
+    /// The last leader that spoke, with its term.
+    leader: Option<(u64, NodeId)>,
 }
 
 impl Freshness {
@@ -84,27 +87,27 @@ impl Freshness {
     /// A leader of this term speaks.
     pub fn heard_leader(&self, term: u64, leader: NodeId) {
         let speaks = Some((term, leader));
-        self.leader.send_if_modified(|last| {
-            let is_new = speaks > *last;
-            if is_new {
-                *last = speaks;
-            }
-            is_new
-        });
+        let mut heard = self.lock();
+        if speaks > heard.leader {
+            heard.leader = speaks;
+            drop(heard);
+            self.new_leader.notify_waiters();
+        }
     }
 
     /// The leader that spoke last, if it is of a later term. Raft itself learns of it only once it has
     /// noted the term on disk, which may hang.
     pub fn leader_after(&self, term: u64) -> Option<NodeId> {
-        self.leader.borrow().filter(|(heard, _)| *heard > term).map(|(_, leader)| leader)
+        self.lock().leader.filter(|(heard, _)| *heard > term).map(|(_, leader)| leader)
     }
 
     /// Ends once `leader` leads no more, as far as this node knows. It wakes up for elections and changes of
     /// the membership, and not for every entry, as whoever waits for Raft's metrics does.
     pub async fn deposed(&self, raft: &RaftHandle, leader: NodeId) {
-        let (mut raft_says, mut heard) = (raft.server_metrics(), self.leader.subscribe());
+        let mut raft_says = raft.server_metrics();
         loop {
-            heard.mark_unchanged();
+            let mut new_leader = pin!(self.new_leader.notified());
+            new_leader.as_mut().enable();
             let (current, term) = {
                 let metrics = raft_says.borrow_watched();
                 (metrics.current_leader, metrics.vote.leader_id().term)
@@ -113,12 +116,13 @@ impl Freshness {
                 return;
             }
             tokio::select! {
+                biased;
                 changed = raft_says.changed() => {
                     if changed.is_err() {
                         return;
                     }
                 }
-                _ = heard.changed() => {}
+                () = new_leader => {}
             }
         }
     }
