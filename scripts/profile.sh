@@ -11,18 +11,9 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 target="${CARGO_TARGET_DIR:-$PWD/target}"
-missing=()
-command -v perf >/dev/null || missing+=(linux-perf)
-# The workspace of the benchmarks has a client of etcd, built from its protocol's description.
-command -v protoc >/dev/null || missing+=(protobuf-compiler)
-if ((${#missing[@]} > 0)); then
-  if [[ $(id -u) != 0 ]] || ! command -v apt-get >/dev/null; then
-    echo "missing: ${missing[*]}. Install them, or run this as root on Debian" >&2
-    exit 2
-  fi
-  apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}" >/dev/null
-fi
+source scripts/debian.sh
+# The workspace of the benchmarks has a client of etcd, built from its protocol's description by protoc.
+install_missing perf:linux-perf protoc:protobuf-compiler
 
 cargo build --quiet --locked --release --bins
 CARGO_TARGET_DIR="$target/compare" \

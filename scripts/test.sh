@@ -70,20 +70,6 @@ stop() {
   exit 1
 }
 
-# Installs Debian packages for commands that are missing.
-install_missing() {
-  local packages=() pair
-  for pair in cc:gcc git:git curl:curl; do
-    command -v "${pair%%:*}" >/dev/null || packages+=("${pair##*:}")
-  done
-  ((${#packages[@]} == 0)) && return 0
-  if [[ $(id -u) != 0 ]] || ! command -v apt-get >/dev/null; then
-    stop "missing: ${packages[*]}. Install them, or run this as root on Debian"
-  fi
-  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${packages[@]}" \
-    >"$LOGS/apt" 2>&1 || { cat "$LOGS/apt" >&2; stop "cannot install ${packages[*]}"; }
-}
-
 require_rust() {
   command -v cargo >/dev/null || stop "cargo is missing. Install Rust from https://rustup.rs"
   local tool
@@ -119,7 +105,8 @@ find_cargo_deny() {
   fi
 }
 
-install_missing
+source scripts/debian.sh
+install_missing cc:gcc git:git curl:curl
 require_rust
 
 step format cargo fmt --check

@@ -47,13 +47,13 @@ impl EtcdCluster {
             endpoints.push(client_url);
         }
         let target = Arc::new(EtcdTarget { endpoints });
-        for client in 0..3 {
+        for (client, node) in nodes.iter().enumerate() {
             let up = until_ok("etcd starts", || async {
                 let mut session = target.connect(client).await?;
                 let key = "started".to_owned();
                 Ok(session.run(&Operation { kind: Kind::Put, key, value: "yes".to_owned() }).await?)
             });
-            up.await.with_context(|| nodes[client].last_words())?;
+            up.await.with_context(|| node.last_words())?;
         }
         Ok(Self { nodes, target })
     }
