@@ -20,7 +20,7 @@ use crate::kv::types::KvError;
 /// Paths that answer without a token: a probe says only that the node lives, or that it serves.
 const OPEN_PATHS: [&str; 2] = ["/livez", "/readyz"];
 
-/// Paths that answer when there is too much to do: probes, figures.
+/// Paths that answer when there is too much to do: the probes and figures of [`super::router`].
 const UNCOUNTED_PATHS: [&str; 5] = ["/health", "/livez", "/readyz", "/metrics", "/iroh-metrics"];
 
 /// Sees a request in and its answer out.
