@@ -5,8 +5,9 @@
 //! cargo run --release --example fill -- d 5000000
 //! ```
 //!
-//! Every entry goes through the log and the state as it does in a node, but in large batches and with
-//! few syncs. The node must have a cluster of its own; it is a tool for measuring, and for nothing else.
+//! The keys are those of `aspen bench --keys COUNT --no-preload`. Every entry goes through the log and the
+//! state as it does in a node, but in large batches and with few syncs. The node must have a cluster of its
+//! own; it is a tool for measuring, and for nothing else.
 
 #![allow(clippy::print_stdout, reason = "it tells how far it is")]
 
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
+use aspen::bench::plan::KEY_NUMBER_BYTES;
 use aspen::kv::types::{Command, Key, Revision, Value, WriteOp};
 use aspen::limits;
 use aspen::raft::types::{Entry, LogId, TypeConfig};
@@ -29,6 +31,8 @@ use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::type_config::TypeConfigExt;
 
+/// As `aspen bench` has it unless it is told otherwise.
+const KEY_PREFIX: &str = "bench/";
 const VALUE_BYTES: usize = 256;
 const BATCH: u64 = 4_000;
 
@@ -41,7 +45,8 @@ async fn main() -> Result<(), anyhow::Error> {
     let started = Instant::now();
     let mut store = Store::open(&dir).await?;
     for from in (0..keys).step_by(usize::try_from(BATCH)?) {
-        let puts = (from..keys.min(from + BATCH)).map(put).collect::<Result<Vec<_>, _>>()?;
+        let puts =
+            (from..keys.min(from + BATCH)).map(|number| put(number, keys)).collect::<Result<Vec<_>, _>>()?;
         store.write(puts).await?;
         store.forget_history().await?;
         if from % (100 * BATCH) == 0 {
@@ -54,12 +59,14 @@ async fn main() -> Result<(), anyhow::Error> {
     Ok(())
 }
 
-/// A put of key number `number`; numbers that follow each other are far apart in the order of keys.
-fn put(number: u64) -> Result<Command, anyhow::Error> {
-    let name = format!("key-{:016x}", number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    let mut value = vec![0; VALUE_BYTES];
-    value[..8].copy_from_slice(&number.to_le_bytes());
-    Ok(Command::put(Key::new(name.into_bytes())?, Value::new(value)?))
+/// The put of a key, of so many. Those that follow each other are far apart in the order of keys.
+fn put(number: u64, keys: u64) -> Result<Command, anyhow::Error> {
+    // A prime above any number of keys here, so that each key has its turn once.
+    const STRIDE: u128 = 2_654_435_761;
+    let at = u128::from(number) * STRIDE % u128::from(keys);
+    let name = format!("{KEY_PREFIX}{at:0width$}", width = KEY_NUMBER_BYTES);
+    let value = format!("{number:0VALUE_BYTES$}");
+    Ok(Command::put(Key::new(name.into_bytes())?, Value::new(value.into_bytes())?))
 }
 
 struct Store {
@@ -118,8 +125,10 @@ impl Store {
     /// Leaves a snapshot behind, and a log that begins with it.
     async fn end(mut self) -> Result<(), anyhow::Error> {
         tokio::task::block_in_place(|| self.state.reader().checkpoint())?;
+        let began = Instant::now();
         let snapshot = self.state.get_snapshot_builder().await.build_snapshot().await?;
-        println!("a snapshot of {} MB", snapshot.snapshot.len() / 1_000_000);
+        let mb = snapshot.snapshot.len() / 1_000_000;
+        println!("a snapshot of {mb} MB in {:.1} s", began.elapsed().as_secs_f64());
         self.purge_log().await
     }
 

@@ -1,5 +1,6 @@
 //! The table of figures, with the targets and whether they are met.
 
+use std::fmt;
 use std::time::Duration;
 
 /// What was measured, row by row.
@@ -17,7 +18,7 @@ struct Row {
 impl Table {
     /// A figure that is only told.
     pub fn tell(&mut self, name: impl Into<String>, figure: f64, unit: &'static str, remark: String) {
-        self.0.push(Row { name: name.into(), figure, unit, target: None, remark });
+        self.push(Row { name: name.into(), figure, unit, target: None, remark });
     }
 
     /// A figure that should be at most `target`.
@@ -29,20 +30,33 @@ impl Table {
         target: f64,
         remark: String,
     ) {
-        self.0.push(Row { name: name.into(), figure, unit, target: Some(target), remark });
+        self.push(Row { name: name.into(), figure, unit, target: Some(target), remark });
     }
 
     /// Prints all rows.
     pub fn print(&self) {
         println!("\n{:<34} {:>10} {:>6} {:>10} {:>8}  remark", "figure", "measured", "", "at most", "");
-        for Row { name, figure, unit, target, remark } in &self.0 {
-            let (limit, verdict) = match target {
-                Some(target) if figure <= target => (format!("{target:.1}"), "met"),
-                Some(target) => (format!("{target:.1}"), "NOT MET"),
-                None => (String::new(), ""),
-            };
-            println!("{name:<34} {figure:>10.2} {unit:>6} {limit:>10} {verdict:>8}  {remark}");
+        for row in &self.0 {
+            println!("{row}");
         }
+    }
+
+    fn push(&mut self, row: Row) {
+        // At once as well: what was measured is not lost where a later part cannot go on.
+        println!("{row}");
+        self.0.push(row);
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, figure, unit, target, remark } = self;
+        let (limit, verdict) = match target {
+            Some(target) if figure <= target => (format!("{target:.1}"), "met"),
+            Some(target) => (format!("{target:.1}"), "NOT MET"),
+            None => (String::new(), ""),
+        };
+        write!(f, "{name:<34} {figure:>10.2} {unit:>6} {limit:>10} {verdict:>8}  {remark}")
     }
 }
 

@@ -1,4 +1,4 @@
-//! The speed of the storage: `cargo bench --bench storage`, about two minutes.
+//! The speed of the storage: `cargo bench --bench storage`, about five minutes.
 //!
 //! Disks and neighbours differ, so what has a target is a ratio within this run, or time on the
 //! processor. The table at the end has the figures; files are made under `target/tmp`, because a

@@ -19,6 +19,8 @@ pub struct Cell {
     pub clients: usize,
     pub value_bytes: usize,
     pub keys: u64,
+    /// What the keys begin with, if it matters.
+    pub key_prefix: Option<&'static str>,
 }
 
 impl fmt::Display for Cell {
@@ -32,7 +34,7 @@ const FEW_KEYS: u64 = 10_000;
 
 /// The cells of a whole run, or of a quick one.
 pub fn grid(quick: bool) -> Vec<Cell> {
-    let cell = |mix, clients| Cell { mix, clients, value_bytes: 256, keys: FEW_KEYS };
+    let cell = |mix, clients| Cell { mix, clients, value_bytes: 256, keys: FEW_KEYS, key_prefix: None };
     let mut cells: Vec<Cell> = ["put", "get", "stale-get"]
         .into_iter()
         .flat_map(|mix| [1, 16, 64, 256].map(|clients| cell(mix, clients)))
@@ -52,7 +54,9 @@ impl Cell {
             mix: self.mix.parse::<Mix>().expect("the grid has mixes"),
             value_bytes: self.value_bytes,
             keys: self.keys,
-            key_prefix: format!("compare/{}/{}/", self.keys, self.value_bytes),
+            key_prefix: self
+                .key_prefix
+                .map_or_else(|| format!("compare/{}/{}/", self.keys, self.value_bytes), ToOwned::to_owned),
             warmup: WARMUP,
             duration: Duration::from_secs(seconds),
             rate: None,
@@ -60,12 +64,14 @@ impl Cell {
         }
     }
 
+    /// Whether its keys are to be there before it runs.
+    pub fn reads_what_is_there(&self) -> bool {
+        self.plan(0).mix.reads() || self.keys != FEW_KEYS
+    }
+
     /// Sets every key that the load may read.
     pub async fn preload<T: Target>(&self, target: &Arc<T>) -> anyhow::Result<()> {
         let plan = self.plan(0);
-        if !plan.mix.reads() && self.keys == FEW_KEYS {
-            return Ok(());
-        }
         let failed = load::preload(target.clone(), &Plan { clients: 64, ..plan }, Arc::default()).await?;
         ensure!(failed == 0, "{failed} of {} keys could not be set", self.keys);
         Ok(())

@@ -1,4 +1,5 @@
-//! Real clusters under load on one machine, for the programs that measure them: `compare-etcd` and `profile`.
+//! Real clusters under load on one machine, for the programs that measure them: `compare-etcd`, `profile` and
+//! `growth`.
 
 pub mod cell;
 pub mod components;

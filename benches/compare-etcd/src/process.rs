@@ -3,9 +3,14 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use rustix::process::{Pid, Signal};
 use tokio::process::{Child, Command};
+
+/// Time for a server to end in order.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// See the module.
 pub struct Server {
@@ -41,6 +46,26 @@ impl Server {
         Ok((stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64)
     }
 
+    /// The most memory that it has had resident.
+    pub fn memory_max_bytes(&self) -> anyhow::Result<u64> {
+        let status = procfs::process::Process::new(i32::try_from(self.pid()?)?)?.status()?;
+        Ok(status.vmhwm.unwrap_or(0) * 1_024)
+    }
+
+    /// Kills it as a power cut would.
+    pub async fn kill(&mut self) -> anyhow::Result<()> {
+        Ok(self.child.kill().await?)
+    }
+
+    /// Lets it end in order.
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.pid()?)?).context("a process has an id")?;
+        rustix::process::kill_process(pid, Signal::TERM)?;
+        let ended = tokio::time::timeout(STOP_TIMEOUT, self.child.wait()).await;
+        ended.with_context(|| format!("a server did not stop: {}", self.last_words()))??;
+        Ok(())
+    }
+
     /// The end of its log.
     pub fn last_words(&self) -> String {
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
@@ -50,8 +75,8 @@ impl Server {
 }
 
 /// The processor time of several servers.
-pub fn cpu_s(servers: &[Server]) -> anyhow::Result<f64> {
-    servers.iter().map(Server::cpu_s).sum()
+pub fn cpu_s<'a>(servers: impl IntoIterator<Item = &'a Server>) -> anyhow::Result<f64> {
+    servers.into_iter().map(Server::cpu_s).sum()
 }
 
 /// A port of loopback that is free now.

@@ -1,85 +1,148 @@
-//! Three nodes of Aspen.
+//! Nodes of Aspen.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use aspen::bench::http::HttpTarget;
-use aspen::kv::client::Address;
 use tokio::process::Command;
 
 use super::until_ok;
 use crate::process::{Server, cpu_s, free_port};
 
-/// See the module.
+/// Seconds for a node to catch up with millions of keys.
+const CATCH_UP_TIMEOUT_S: &str = "900";
+
+/// A cluster, whose nodes end with it.
 pub struct AspenCluster {
-    nodes: Vec<Server>,
-    target: Arc<HttpTarget>,
+    programs: PathBuf,
+    dir: PathBuf,
+    nodes: Vec<Node>,
+}
+
+struct Node {
+    server: Server,
+    http: String,
+    ticket: String,
 }
 
 impl AspenCluster {
-    /// Starts the nodes and makes them one cluster.
+    /// Starts three nodes and makes them one cluster.
     pub async fn start(programs: &Path, dir: &Path) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(dir)?;
-        let (mut nodes, mut addresses, mut tickets) = (Vec::new(), Vec::new(), Vec::<String>::new());
-        for id in 1..=3 {
-            let data_dir = dir.join(format!("n{id}"));
-            let http = format!("127.0.0.1:{}", free_port()?);
-            let mut arguments = vec![
-                "--node-id".to_owned(),
-                id.to_string(),
-                "--data-dir".to_owned(),
-                data_dir.display().to_string(),
-                "--http-addr".to_owned(),
-                http.clone(),
-                "--iroh-addr".to_owned(),
-                "127.0.0.1:0".to_owned(),
-                "--log-filter".to_owned(),
-                "warn".to_owned(),
-            ];
-            if let Some(first) = tickets.first() {
-                arguments.extend(["--peer".to_owned(), first.clone()]);
-            }
-            nodes.push(Server::start(
-                &programs.join("aspen-node"),
-                &arguments,
-                dir.join(format!("n{id}.log")),
-            )?);
-            addresses.push(http);
-            let aspen = programs.join("aspen");
-            let ticket = until_ok("Aspen starts", || run(&aspen, &addresses[id - 1..], &["ticket"])).await;
-            tickets.push(ticket.with_context(|| nodes[id - 1].last_words())?.trim().to_owned());
-        }
-        let aspen = programs.join("aspen");
-        for ticket in &tickets[1..] {
-            let add = ["member", "add-learner", ticket];
-            until_ok("a node joins", || run(&aspen, &addresses[..1], &add)).await?;
-        }
-        let promote = ["member", "promote", "2", "3"];
-        until_ok("the nodes vote", || run(&aspen, &addresses[..1], &promote)).await?;
-        let addresses =
-            addresses.iter().map(|addr| addr.parse::<Address>()).collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { nodes, target: Arc::new(HttpTarget { addresses, token: None }) })
+        let mut cluster = Self::alone(programs, dir).await?;
+        cluster.grow_to(3).await?;
+        Ok(cluster)
     }
 
-    /// What the load is put on.
+    /// Starts one node, which is a cluster of its own.
+    pub async fn alone(programs: &Path, dir: &Path) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(dir)?;
+        let mut cluster = Self { programs: programs.to_owned(), dir: dir.to_owned(), nodes: Vec::new() };
+        let first = cluster.start_node(1).await?;
+        cluster.nodes.push(first);
+        Ok(cluster)
+    }
+
+    /// Adds nodes with a vote, one after another. Returns the longest that one took to catch up.
+    pub async fn grow_to(&mut self, count: usize) -> anyhow::Result<Duration> {
+        let (before, mut longest) = (self.nodes.len(), Duration::ZERO);
+        for number in before + 1..=count {
+            let node = self.start_node(number).await?;
+            let ticket = node.ticket.clone();
+            self.nodes.push(node);
+            let began = Instant::now();
+            self.aspen(&["--timeout", CATCH_UP_TIMEOUT_S, "member", "add-learner", &ticket]).await?;
+            longest = longest.max(began.elapsed());
+        }
+        if count <= before {
+            return Ok(longest);
+        }
+        let ids: Vec<String> = (before + 1..=count).map(|number| number.to_string()).collect();
+        let promote: Vec<&str> =
+            ["member", "promote"].into_iter().chain(ids.iter().map(String::as_str)).collect();
+        until_ok("the nodes vote", || self.aspen(&promote)).await?;
+        Ok(longest)
+    }
+
+    /// Kills a node, counted from 1, and starts it again. Returns the time until it serves.
+    pub async fn crash(&mut self, number: usize) -> anyhow::Result<Duration> {
+        self.nodes[number - 1].server.kill().await?;
+        let began = Instant::now();
+        self.nodes[number - 1] = self.start_node(number).await?;
+        let addr = &self.nodes[number - 1].http;
+        until_ok("the node serves", || run(&self.programs, addr, &["status"])).await?;
+        Ok(began.elapsed())
+    }
+
+    /// Stops the nodes in order, and leaves their data.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        for node in self.nodes {
+            node.server.stop().await?;
+        }
+        Ok(())
+    }
+
+    /// What the load is put on: all nodes.
     pub fn target(&self) -> Arc<HttpTarget> {
-        self.target.clone()
+        let addresses = self.nodes.iter().map(|node| node.http.parse().expect("an address that this made"));
+        Arc::new(HttpTarget { addresses: addresses.collect(), token: None })
     }
 
     /// The processes of all nodes.
     pub fn pids(&self) -> anyhow::Result<Vec<u32>> {
-        self.nodes.iter().map(Server::pid).collect()
+        self.nodes.iter().map(|node| node.server.pid()).collect()
     }
 
     /// Processor time of all nodes.
     pub fn cpu_s(&self) -> anyhow::Result<f64> {
-        cpu_s(&self.nodes)
+        cpu_s(self.nodes.iter().map(|node| &node.server))
+    }
+
+    /// The most memory that a node has had resident since it started.
+    pub fn memory_max_bytes(&self) -> anyhow::Result<u64> {
+        let memory = self.nodes.iter().map(|node| node.server.memory_max_bytes());
+        Ok(memory.collect::<anyhow::Result<Vec<_>>>()?.into_iter().max().unwrap_or(0))
+    }
+
+    /// Where a node, counted from 1, keeps its data.
+    pub fn data_dir(dir: &Path, number: usize) -> PathBuf {
+        dir.join(format!("n{number}"))
+    }
+
+    async fn start_node(&self, number: usize) -> anyhow::Result<Node> {
+        let http = format!("127.0.0.1:{}", free_port()?);
+        let mut arguments = vec![
+            "--node-id".to_owned(),
+            number.to_string(),
+            "--data-dir".to_owned(),
+            Self::data_dir(&self.dir, number).display().to_string(),
+            "--http-addr".to_owned(),
+            http.clone(),
+            "--iroh-addr".to_owned(),
+            "127.0.0.1:0".to_owned(),
+            "--log-filter".to_owned(),
+            "warn".to_owned(),
+        ];
+        if let Some(first) = self.nodes.first().filter(|_| number > 1) {
+            arguments.extend(["--peer".to_owned(), first.ticket.clone()]);
+        }
+        let log = self.dir.join(format!("n{number}.log"));
+        let server = Server::start(&self.programs.join("aspen-node"), &arguments, log)?;
+        let ticket = until_ok("Aspen starts", || run(&self.programs, &http, &["ticket"])).await;
+        let ticket = ticket.with_context(|| server.last_words())?.trim().to_owned();
+        Ok(Node { server, http, ticket })
+    }
+
+    async fn aspen(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        run(&self.programs, &self.nodes[0].http, arguments).await
     }
 }
 
-async fn run(aspen: &PathBuf, addresses: &[String], arguments: &[&str]) -> anyhow::Result<String> {
-    let output = Command::new(aspen).arg("--addr").arg(addresses.join(",")).args(arguments).output().await?;
+/// Runs `aspen` against a node.
+async fn run(programs: &Path, addr: &str, arguments: &[&str]) -> anyhow::Result<String> {
+    let output =
+        Command::new(programs.join("aspen")).arg("--addr").arg(addr).args(arguments).output().await?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
