@@ -21,7 +21,7 @@ use figment::Figment;
 use figment::value::Value;
 use serde::{Deserialize, Deserializer};
 
-use crate::kv::types::NodeId;
+use crate::kv::types::{NodeId, PublicKey};
 use crate::telemetry::LogFormat;
 
 mod check;
@@ -60,6 +60,8 @@ pub struct Config {
     pub secret_key_file: Option<PathBuf>,
     /// Tickets of other nodes, checked by whoever loaded the settings.
     pub peers: Vec<String>,
+    /// Public keys of clients that may read and write over iroh.
+    pub client_keys: Vec<PublicKey>,
     /// Whether a new node without peers makes a cluster of its own.
     pub bootstrap: Bootstrap,
     /// What keeps the data.

@@ -338,8 +338,31 @@ pub const FORWARD_RUNNING_MAX_COUNT: usize = HTTP_REQUESTS_MAX_COUNT;
 /// Connections that strangers may have in their handshake at a time.
 pub const WIRE_HANDSHAKES_MAX_COUNT: usize = 256;
 
-/// Time for a peer's first message on a new stream to arrive whole.
+/// Connections that clients have open at a time. One process has need of one, or of few.
+pub const WIRE_CLIENTS_MAX_COUNT: usize = 1_024;
+
+/// Streams that a client may have open at a time on one connection. One carries as many requests as one
+/// likes.
+pub const WIRE_CLIENT_STREAMS_MAX_COUNT: usize = 4;
+
+/// Requests of one client's stream in work at a time. Further ones wait on the way.
+pub const WIRE_CLIENT_RUNNING_MAX_COUNT: usize = 1_024;
+
+/// Requests of all such clients in work at a time; further ones are answered at once.
+pub const WIRE_CLIENT_REQUESTS_MAX_COUNT: usize = HTTP_REQUESTS_MAX_COUNT;
+
+/// One message of a client: a batch of requests, the last of them of the largest size.
+pub const WIRE_CLIENT_MESSAGE_MAX_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Messages of clients whose requests are in work, all of them together. Further ones are not read
+/// meanwhile.
+pub const WIRE_CLIENT_REQUESTS_MAX_BYTES: usize = HTTP_BODIES_MAX_BYTES;
+
+/// Time for a message that has begun, or is the first on a new stream, to arrive whole.
 pub const WIRE_REQUEST_READ_TIMEOUT_MS: u64 = 5_000;
+
+/// Time for a message of answers to be taken. Whoever asked for them has given up before.
+pub const WIRE_ANSWER_TIMEOUT_MS: u64 = 10_000;
 
 /// Time to set a connection up: handshake and hello.
 pub const WIRE_CONNECT_TIMEOUT_MS: u64 = 3_000;
@@ -452,8 +475,12 @@ pub const CLIENT_REPLY_MAX_BYTES: usize = 64 * 1024 * 1024;
 /// Time for one operation of a load generator. Above a node's own bound.
 pub const BENCH_OPERATION_TIMEOUT_MS: u64 = 10_000;
 
-/// Clients of one load generator: each is a connection.
+/// Clients of one load generator: each may be a connection.
 pub const BENCH_CLIENTS_MAX_COUNT: usize = 4_096;
+
+/// Connections of a load over iroh where nothing else is said. One carries many requests, so that more
+/// would only cost handshakes and keep-alives.
+pub const BENCH_IROH_CONNECTIONS_COUNT: usize = 16;
 
 /// Keys that the command line asks for at a time.
 pub const CLI_PAGE_KEYS: u64 = 1_000;
@@ -512,6 +539,11 @@ const _: () = assert!((APPEND_BATCH_MAX_BYTES as u64) * 2 < WIRE_MESSAGE_MAX_BYT
 const _: () = assert!(COMMAND_MAX_BYTES * 4 <= HTTP_BODY_MAX_BYTES);
 const _: () = assert!(COMMAND_MAX_BYTES < LOG_BATCH_MAX_BYTES);
 const _: () = assert!(((FORWARD_BATCH_MAX_BYTES + COMMAND_MAX_BYTES) * 2) as u64 <= WIRE_MESSAGE_MAX_BYTES);
+const _: () =
+    assert!(((FORWARD_BATCH_MAX_BYTES + COMMAND_MAX_BYTES) * 2) as u64 <= WIRE_CLIENT_MESSAGE_MAX_BYTES);
+const _: () = assert!(WIRE_CLIENT_MESSAGE_MAX_BYTES <= WIRE_MESSAGE_MAX_BYTES);
+const _: () = assert!(WIRE_CLIENT_MESSAGE_MAX_BYTES * 16 <= WIRE_CLIENT_REQUESTS_MAX_BYTES as u64);
+const _: () = assert!(((FORWARD_BATCH_MAX_BYTES + RANGE_MAX_BYTES) * 2) as u64 <= WIRE_MESSAGE_MAX_BYTES);
 const _: () = assert!(LOG_BATCH_MAX_BYTES < LOG_QUEUE_MAX_BYTES);
 const _: () = assert!(APPEND_BATCH_MAX_BYTES < LOG_TAIL_MAX_BYTES);
 const _: () = assert!(SNAPSHOT_EVERY_ENTRIES < REPLICATION_LAG_MAX_ENTRIES);
@@ -551,6 +583,7 @@ const _: () = assert!(DISK_REPORT_INTERVAL_MS * 3 < DISK_REPORT_VALID_MS);
 const _: () = assert!(HTTP_COMPACT_TIMEOUT_MS + REQUEST_TIMEOUT_MS < HTTP_REQUEST_TIMEOUT_MS);
 const _: () = assert!(HTTP_BODY_MAX_BYTES * 16 <= HTTP_BODIES_MAX_BYTES);
 const _: () = assert!(REQUEST_TIMEOUT_MS < CLIENT_ATTEMPT_TIMEOUT_MS);
+const _: () = assert!(CLIENT_ATTEMPT_TIMEOUT_MS < WIRE_ANSWER_TIMEOUT_MS);
 const _: () = assert!(CLIENT_ATTEMPT_TIMEOUT_MS * 2 < CLIENT_TIMEOUT_MS);
 const _: () = assert!(CLIENT_CONNECT_TIMEOUT_MS * 2 < CLIENT_ABSENT_TIMEOUT_MS);
 const _: () = assert!(CLIENT_ABSENT_TIMEOUT_MS < CLIENT_TIMEOUT_MS);

@@ -41,6 +41,7 @@ enum Kind {
 const FIGURES: &[(&str, Kind, &str)] = &[
     ("aspen_http_requests_total", Kind::Counter, "HTTP requests answered, by path and status"),
     ("aspen_http_request_seconds", Kind::Histogram, "Time to answer an HTTP request, by path"),
+    ("aspen_client_requests_total", Kind::Counter, "Requests of clients over iroh, by kind and result"),
     ("aspen_raft_term", Kind::Gauge, "Current term"),
     ("aspen_raft_leader", Kind::Gauge, "Id of the node that is followed, 0 if none is known"),
     ("aspen_raft_last_log_index", Kind::Gauge, "Last index of the log"),

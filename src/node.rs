@@ -276,6 +276,7 @@ impl Node {
             raft: started.raft.clone(),
             inbox: started.inbox,
             forward: Arc::new(service.clone()),
+            store: Arc::new(service.clone()),
             freshness,
             reader: started.reader.clone(),
             disk: started.disk,
@@ -406,6 +407,7 @@ fn transport_settings(config: &Config, identity: &Identity, http_addr: SocketAdd
             NetworkProfile::Lan => LinkTimeouts::lan(),
             NetworkProfile::Wan => LinkTimeouts::wan(),
         },
+        client_keys: config.client_keys.iter().copied().collect(),
         http_addr: Some(http_addr),
     }
 }

@@ -1,19 +1,23 @@
-//! The network between nodes: one iroh endpoint, known by its key, with QUIC connections by purpose.
+//! The network of a node: one iroh endpoint, known by its key, with QUIC connections by purpose.
 //!
-//! It carries Raft's messages, snapshots, and requests that followers forward. It must never let a
-//! stranger's bytes past the handshake, and never let one stream's trouble become another's.
+//! It carries Raft's messages, snapshots, requests that followers forward, and those of clients. It must
+//! never let a stranger's bytes past the handshake, and never let one stream's trouble become another's.
 //!
 //! # Tiger Style
-//! - A connection is admitted by key in the handshake, and again by what it says at its hello.
+//! - A connection is admitted by key and purpose in the handshake, and again by what it says at its
+//!   hello.
 //! - Every message has a size limit, checked before memory is taken, and every wait a bound.
 //! - Bulk never shares a connection with heartbeats and votes.
 
 pub mod admission;
+pub mod client;
 mod forward;
+mod frame;
 mod heartbeat;
 mod hello;
 mod link;
 pub mod network;
+mod numbered;
 pub mod peers;
 mod protocol;
 pub mod server;
@@ -23,6 +27,7 @@ mod tests;
 pub mod ticket;
 pub mod vouching;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +37,7 @@ use iroh::endpoint::{PortmapperConfig, QuicTransportConfig, VarInt, presets};
 use iroh::{Endpoint, RelayMode, RelayUrl, SecretKey, TransportAddr, Watcher};
 use iroh_metrics::Registry;
 
-use self::admission::Admission;
+use self::admission::{Admission, GuestList};
 use self::forward::ForwardLines;
 use self::link::Links;
 use self::network::Network;
@@ -106,6 +111,8 @@ pub struct TransportSettings {
     pub relay: Relay,
     /// How long to wait.
     pub timeouts: LinkTimeouts,
+    /// The keys of clients that may read and write.
+    pub client_keys: BTreeSet<PublicKey>,
     /// Where this node's HTTP API listens, told to others as a hint for clients.
     pub http_addr: Option<SocketAddr>,
 }
@@ -131,6 +138,7 @@ struct Inner {
     endpoint: Endpoint,
     metadata: Metadata,
     book: PeerBook,
+    guests: GuestList,
     links: Links,
     forward_lines: ForwardLines,
     timeouts: LinkTimeouts,
@@ -153,6 +161,7 @@ impl Transport {
     ) -> Result<Self, BindError> {
         let lookup = MemoryLookup::new();
         book.publish_to(lookup.clone());
+        let guests = GuestList::new(book.clone(), settings.client_keys);
         let (relay_mode, relay_url) = match &settings.relay {
             Relay::Disabled => (RelayMode::Disabled, None),
             Relay::N0 => (RelayMode::Default, None),
@@ -172,7 +181,7 @@ impl Transport {
             .bind_addr(settings.bind_addr)
             .map_err(|error| refused(error.to_string()))?
             .address_lookup(lookup)
-            .hooks(Admission::new(book.clone()))
+            .hooks(Admission::new(guests.clone()))
             .transport_config(quic(&settings.timeouts))
             .bind()
             .await
@@ -183,6 +192,7 @@ impl Transport {
             endpoint,
             metadata,
             book,
+            guests,
             timeouts: settings.timeouts,
             relay_url,
             bind_addr: settings.bind_addr,

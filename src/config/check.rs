@@ -71,6 +71,11 @@ fn check_text(loaded: &Loaded, validate_peer: fn(&str) -> Result<(), String>) ->
             loaded.refused("peers", format!("{peer} is no ticket: {reason}"))
         })?;
     }
+    for key in &config.client_keys {
+        if iroh::EndpointId::from_bytes(&key.0).is_err() {
+            return Err(loaded.refused("client_keys", format!("no secret key belongs to {key}")));
+        }
+    }
     Ok(())
 }
 

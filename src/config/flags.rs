@@ -89,6 +89,14 @@ pub struct Flags {
     #[arg(long, value_name = "TICKET,...", value_delimiter = ',')]
     pub peers: Vec<String>,
 
+    /// Public key of a client that may read and write over iroh; repeatable
+    #[arg(long, value_name = "KEY")]
+    pub client_key: Vec<String>,
+
+    /// Public keys of clients, with commas; can be mixed with --client-key
+    #[arg(long, value_name = "KEY,...", value_delimiter = ',')]
+    pub client_keys: Vec<String>,
+
     /// Whether a new node without peers makes a cluster of its own, or waits for `init`
     /// [default: auto]
     #[arg(long, value_name = "auto|manual")]
@@ -155,7 +163,7 @@ pub enum Command {
 }
 
 impl Flags {
-    /// The keys that flags set, the peers left out.
+    /// The keys that flags set, lists left out.
     pub(super) fn settings(&self) -> impl Iterator<Item = (&'static str, &str)> {
         [
             ("node_id", &self.node_id),
@@ -176,15 +184,22 @@ impl Flags {
         .filter_map(|(name, value)| Some((name, value.as_deref()?)))
     }
 
-    /// The peers of both flags. Empty pieces, as of a comma at the end, are left out.
-    pub(super) fn all_peers(&self) -> impl Iterator<Item = &str> {
-        self.peer.iter().chain(&self.peers).map(|peer| peer.trim()).filter(|peer| !peer.is_empty())
+    /// The keys that hold lists, each with the pieces of both of its flags. Empty pieces, as of a comma
+    /// at the end, are left out.
+    pub(super) fn lists(&self) -> impl Iterator<Item = (&'static str, Vec<&str>)> {
+        let lists =
+            [("peers", &self.peer, &self.peers), ("client_keys", &self.client_key, &self.client_keys)];
+        lists.into_iter().map(|(name, each, many)| {
+            let pieces = each.iter().chain(many).map(|piece| piece.trim());
+            (name, pieces.filter(|piece| !piece.is_empty()).collect())
+        })
     }
 
     /// The flag that sets a key.
     pub(super) fn name_of(key: &str) -> String {
         match key {
             "peers" => "--peer or --peers".to_owned(),
+            "client_keys" => "--client-key or --client-keys".to_owned(),
             _ => format!("--{}", key.replace('_', "-")),
         }
     }
@@ -209,7 +224,7 @@ mod tests {
         for key in KEYS.iter().filter(|key| !key.name.contains('.')) {
             assert!(flags.contains(&key.name.replace('_', "-").as_str()), "{} has no flag", key.name);
         }
-        let not_settings = ["config", "peer", "check-config", "print-config"];
+        let not_settings = ["config", "peer", "client-key", "check-config", "print-config"];
         for flag in flags.iter().filter(|flag| !not_settings.contains(flag)) {
             assert!(keys::find(&flag.replace('-', "_")).is_some(), "--{flag} sets no key");
         }
@@ -226,9 +241,10 @@ mod tests {
     }
 
     #[test]
-    fn both_peer_flags_mix_and_keep_their_order() {
+    fn both_flags_of_a_list_mix_and_keep_their_order() {
         let flags = Flags::try_parse_from(["aspen-node", "--peers", "b,c,", "--peer", "a"]).unwrap();
-        assert_eq!(flags.all_peers().collect::<Vec<_>>(), ["a", "b", "c"]);
+        let lists: Vec<_> = flags.lists().collect();
+        assert_eq!(lists, [("peers", vec!["a", "b", "c"]), ("client_keys", vec![])]);
     }
 
     #[test]

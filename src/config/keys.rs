@@ -93,6 +93,12 @@ pub(super) const KEYS: &[Key] = &[
         Default::EmptyList,
         "tickets of other nodes, as each writes its own to `endpoint` in its data directory",
     ),
+    Key::new(
+        "client_keys",
+        Kind::List,
+        Default::EmptyList,
+        "public keys of clients, each 64 hex digits as `aspen-node keygen` prints them",
+    ),
     Key::new("bootstrap", Kind::Text, Default::Text("auto"), "auto or manual"),
     Key::new("storage", Kind::Text, Default::Text("redb"), "redb or memory"),
     Key::new("control_backend", Kind::Text, Default::Text("raft"), "raft or hiqlite"),

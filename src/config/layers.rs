@@ -215,9 +215,8 @@ pub(super) fn flags(flags: &Flags) -> Layer {
         let key = keys::find(name).expect("every flag sets a key");
         layer.set(name, typed(key, text));
     }
-    let peers: Vec<Value> = flags.all_peers().map(Value::from).collect();
-    if !peers.is_empty() {
-        layer.set("peers", peers);
+    for (name, pieces) in flags.lists().filter(|(_, pieces)| !pieces.is_empty()) {
+        layer.set(name, pieces.into_iter().map(Value::from).collect::<Vec<_>>());
     }
     layer
 }

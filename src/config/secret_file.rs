@@ -15,6 +15,9 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use data_encoding::HEXLOWER;
+use iroh::SecretKey;
+
 use crate::limits::SECRET_FILE_MAX_BYTES;
 
 /// A secret without the white space around it. It is never empty.
@@ -25,6 +28,12 @@ impl Secret {
     /// The secret itself, for the one place that needs it.
     pub fn expose(&self) -> &str {
         &self.0
+    }
+
+    /// The secret as a key, if it is 64 hex digits.
+    pub fn to_key(&self) -> Option<SecretKey> {
+        let bytes = HEXLOWER.decode(self.0.as_bytes()).ok()?;
+        Some(SecretKey::from_bytes(&bytes.try_into().ok()?))
     }
 }
 
@@ -122,6 +131,16 @@ mod tests {
         let secret = read(&secret_file(dir.path(), " abc\n", 0o600), None).unwrap();
         assert_eq!(secret.expose(), "abc");
         assert!(!format!("{secret:?}").contains("abc"));
+    }
+
+    #[test]
+    fn a_secret_is_a_key_only_as_64_hex_digits() {
+        let key = SecretKey::from_bytes(&[7; 32]);
+        let hex = HEXLOWER.encode(&key.to_bytes());
+        assert_eq!(Secret(hex.clone()).to_key().unwrap().public(), key.public());
+        for other in [&hex[1..], &format!("{hex}00"), &"x".repeat(64)] {
+            assert!(Secret(other.to_owned()).to_key().is_none(), "{other}");
+        }
     }
 
     #[test]

@@ -166,6 +166,29 @@ fn a_peer_that_is_no_ticket_is_named() {
 }
 
 #[test]
+fn keys_of_clients_come_from_every_layer_and_a_wrong_one_is_named() {
+    let keys = [1, 2].map(|number| iroh::SecretKey::from_bytes(&[number; 32]).public().to_string());
+    let admitted = |config: Config| config.client_keys.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(admitted(Given::default().config()), Vec::<String>::new());
+    assert_eq!(admitted(Given::env("ASPEN_CLIENT_KEYS", &keys.join(", ")).config()), keys);
+    let file: &'static str = format!("client_keys = ['{}']", keys[0]).leak();
+    assert_eq!(admitted(Given::file(file).config()), keys[..1]);
+    let flags = ["--client-key", keys[0].as_str(), "--client-key", keys[1].as_str()];
+    assert_eq!(admitted(Given::file(file).and_flags(&flags).config()), keys);
+
+    Given::flags(&["--client-key", "abc"]).refused(&[
+        "client_keys",
+        "'abc' is no public key",
+        "flag --client-key",
+        "Allowed: public keys of clients",
+    ]);
+    let no_point = "02".to_owned() + &"00".repeat(31);
+    Given::env("ASPEN_CLIENT_KEYS", &no_point)
+        .refused(&["no secret key belongs to 0200", "ASPEN_CLIENT_KEYS"]);
+    Given::file("client_keys = 'ab'").refused(&["client_keys = \"ab\"", "public keys of clients"]);
+}
+
+#[test]
 fn a_wrong_type_names_key_layer_and_what_is_allowed() {
     Given::file("node_id = 'one'").refused(&[
         "node_id = \"one\"",

@@ -28,16 +28,6 @@ pub enum ForwardRequest {
     },
 }
 
-impl ForwardRequest {
-    /// Length of the encoded command, if it holds one.
-    pub fn payload_bytes(&self) -> usize {
-        match self {
-            Self::Propose(proposal) => proposal.0.len(),
-            _ => 0,
-        }
-    }
-}
-
 /// The leader's answer; its variant follows that of the request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum ForwardReply {

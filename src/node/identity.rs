@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use data_encoding::HEXLOWER;
 use iroh::SecretKey;
 
-use crate::config::secret_file::{self, Secret, SecretFileError};
+use crate::config::secret_file::{self, SecretFileError};
 use crate::kv::types::PublicKey;
 
 /// The key's name in the data directory, and among systemd's credentials. It must stay stable.
@@ -83,7 +83,7 @@ impl Identity {
 
     fn read(path: PathBuf, credentials_dir: Option<&Path>) -> Result<Self, IdentityError> {
         let secret = secret_file::read(&path, credentials_dir)?;
-        match parse(&secret) {
+        match secret.to_key() {
             Some(secret_key) => Ok(Self { secret_key, path }),
             None => Err(IdentityError::NotAKey { path }),
         }
@@ -114,11 +114,6 @@ impl Identity {
 /// Writes a new key to a file that must not exist, and returns its public half.
 pub fn keygen(out: &Path) -> Result<PublicKey, IdentityError> {
     Identity::generate(out.to_owned()).map(|identity| identity.public_key())
-}
-
-fn parse(secret: &Secret) -> Option<SecretKey> {
-    let bytes = HEXLOWER.decode(secret.expose().as_bytes()).ok()?;
-    Some(SecretKey::from_bytes(&bytes.try_into().ok()?))
 }
 
 /// Writes the key whole or not at all: a crash half way must not leave a file that looks like a

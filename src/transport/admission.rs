@@ -1,12 +1,14 @@
-//! The door: connections of keys that nobody declared end in the handshake.
+//! The door: connections of keys that nobody declared end in the handshake, and those of clients that
+//! would speak as nodes.
 
-use std::collections::HashMap;
-use std::sync::Mutex;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use iroh::endpoint::{AfterHandshakeOutcome, Connection, EndpointHooks, Side, VarInt};
 
 use super::peers::PeerBook;
+use super::protocol::ALPN_CLIENT;
 use super::ticket::public_key;
 use crate::kv::types::PublicKey;
 use crate::limits;
@@ -14,17 +16,35 @@ use crate::limits;
 /// The code that a refused connection is closed with.
 pub const REFUSED: u32 = 403;
 
+/// Who is let in, and for what.
+#[derive(Clone, Debug)]
+pub(super) struct GuestList {
+    book: PeerBook,
+    client_keys: Arc<BTreeSet<PublicKey>>,
+}
+
+impl GuestList {
+    pub(super) fn new(book: PeerBook, client_keys: BTreeSet<PublicKey>) -> Self {
+        Self { book, client_keys: Arc::new(client_keys) }
+    }
+
+    /// Whether a key may use a protocol: a node may use each of them, a client its own alone.
+    pub(super) fn admits(&self, key: &PublicKey, alpn: &[u8]) -> bool {
+        self.book.admitted(key).is_some() || alpn == ALPN_CLIENT && self.client_keys.contains(key)
+    }
+}
+
 /// Lets known keys in and turns all others away.
 #[derive(Debug)]
-pub struct Admission {
-    book: PeerBook,
+pub(super) struct Admission {
+    guests: GuestList,
     logged: Mutex<HashMap<PublicKey, Instant>>,
 }
 
 impl Admission {
-    /// A door that lets in whom the book admits.
-    pub fn new(book: PeerBook) -> Self {
-        Self { book, logged: Mutex::default() }
+    /// A door that lets in who is on the list.
+    pub(super) fn new(guests: GuestList) -> Self {
+        Self { guests, logged: Mutex::default() }
     }
 
     /// Whether this stranger's attempt is worth a line: each one is, but only once in a while.
@@ -50,17 +70,26 @@ impl EndpointHooks for Admission {
             return AfterHandshakeOutcome::Accept;
         }
         let key = public_key(&connection.remote_id());
-        if self.book.admitted(&key).is_some() {
+        if self.guests.admits(&key, connection.alpn()) {
             return AfterHandshakeOutcome::Accept;
         }
-        self.book.note_stranger();
+        self.guests.book.note_stranger();
         metrics::counter!("aspen_transport_rejected_total").increment(1);
+        let reason = reason(connection.alpn());
         if self.is_worth_a_line(key) {
-            tracing::warn!(%key, "a connection was turned away: the key is neither a member's nor a declared peer's");
+            tracing::warn!(%key, "a connection was turned away: {reason}");
         }
         AfterHandshakeOutcome::Reject {
             error_code: VarInt::from_u32(REFUSED),
-            reason: b"the key is neither a member's nor a declared peer's".to_vec(),
+            reason: reason.as_bytes().to_vec(),
         }
+    }
+}
+
+fn reason(alpn: &[u8]) -> &'static str {
+    if alpn == ALPN_CLIENT {
+        "the key is neither a member's nor a declared peer's, and not among client_keys"
+    } else {
+        "the key is neither a member's nor a declared peer's"
     }
 }

@@ -1,26 +1,28 @@
 //! Requests of this node's clients, carried to the leader: writes and rounds of read index on one stream,
 //! operations, which take long, on one each.
 
-mod line;
-mod serve;
-
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use iroh::endpoint::Connection;
+use irpc::WithChannels;
 use irpc_iroh::IrohRemoteConnection;
 use tokio::time::Instant;
 
-pub(super) use self::line::ForwardLine;
-use self::line::Outcome;
-pub(super) use self::serve::serve;
 use super::Transport;
+use super::frame::StreamError;
 use super::link::Lane;
-use super::protocol::{Forwarded, RaftRpcProtocol};
-use crate::kv::forward::{ForwardError, ForwardReply, ForwardRequest, Forwarder};
+use super::numbered::Payload;
+use super::numbered::line::{Line, PIPELINE_DEPTH};
+use super::numbered::serve::{messages, serve as answer_all};
+use super::protocol::{ForwardAnswer, ForwardStream, Forwarded, RaftRpcProtocol};
+use crate::kv::forward::{ForwardError, ForwardHandler, ForwardReply, ForwardRequest, Forwarder};
 use crate::kv::types::{ClusterError, NodeId, Peer};
+use crate::limits;
+
+type ForwardLine = Line<ForwardRequest, ForwardAnswer>;
 
 #[async_trait]
 impl Forwarder for Transport {
@@ -93,7 +95,7 @@ impl Transport {
         }
         let connection = self.forward_connection(leader, until).await?;
         let patience = self.0.timeouts.rpc;
-        Ok(self.0.forward_lines.open(leader, || ForwardLine::open(leader, connection, patience)))
+        Ok(self.0.forward_lines.open(leader, || open_line(leader, connection, patience)))
     }
 
     async fn forward_connection(&self, leader: NodeId, until: Instant) -> Result<Connection, ForwardError> {
@@ -105,7 +107,12 @@ impl Transport {
         Err(ForwardError::Unreachable { node_id: leader, reason })
     }
 
-    async fn forward_alone(&self, leader: NodeId, request: ForwardRequest, until: Instant) -> Outcome {
+    async fn forward_alone(
+        &self,
+        leader: NodeId,
+        request: ForwardRequest,
+        until: Instant,
+    ) -> Result<ForwardAnswer, ForwardError> {
         let connection = self.forward_connection(leader, until).await?;
         let client = irpc::Client::<RaftRpcProtocol>::boxed(IrohRemoteConnection::new(connection));
         match tokio::time::timeout_at(until, client.rpc(Forwarded(request))).await {
@@ -116,6 +123,43 @@ impl Transport {
             }
             Ok(Err(error)) => Err(ForwardError::NoAnswer { node_id: leader, reason: format!("{error:#}") }),
             Err(_) => Err(ForwardError::NoAnswer { node_id: leader, reason: "its time is up".to_owned() }),
+        }
+    }
+}
+
+/// Opens a stream on a connection to a node, within `patience`.
+fn open_line(node_id: NodeId, connection: Connection, patience: Duration) -> ForwardLine {
+    let opened = async move {
+        let client = irpc::Client::<RaftRpcProtocol>::boxed(IrohRemoteConnection::new(connection));
+        client.bidi_streaming(ForwardStream, PIPELINE_DEPTH, PIPELINE_DEPTH).await
+    };
+    Line::open(node_id, opened, patience)
+}
+
+/// Answers what another node forwards on a stream.
+pub(super) async fn serve(
+    stream: WithChannels<ForwardStream, RaftRpcProtocol>,
+    handler: &dyn ForwardHandler,
+) -> Result<(), StreamError> {
+    let WithChannels { tx, rx, .. } = stream;
+    let answer = |request| handler.handle(request);
+    answer_all(messages(rx), tx, limits::FORWARD_RUNNING_MAX_COUNT, answer).await
+}
+
+impl Payload for ForwardRequest {
+    fn payload_bytes(&self) -> usize {
+        match self {
+            Self::Propose(proposal) => proposal.0.len(),
+            _ => 0,
+        }
+    }
+}
+
+impl Payload for ForwardAnswer {
+    fn payload_bytes(&self) -> usize {
+        match self {
+            Ok(ForwardReply::Proposed(reply)) => reply.payload_bytes(),
+            _ => 0,
         }
     }
 }

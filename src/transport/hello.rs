@@ -6,7 +6,7 @@ use iroh::endpoint::Connection;
 use super::Transport;
 use super::protocol::{Hello, Refusal, Welcome};
 use super::ticket::public_key;
-use crate::kv::types::{ClusterId, NodeId, Peer};
+use crate::kv::types::{ClusterId, NodeId, Peer, PublicKey};
 
 impl Transport {
     /// What this node says first on a connection to `target`.
@@ -30,13 +30,22 @@ impl Transport {
         if hello.info.public_key == key {
             self.0.book.heard_from(known, hello.info);
         }
-        // iroh sends to a peer's one selected path until the last connection to it is closed. Those of a
-        // process that is gone would keep its old address selected, and swallow requests besides.
-        if self.0.links.is_new_boot(key, hello.boot) && !self.0.links.connections_of(key).is_empty() {
-            self.0.links.close_all_of(key, b"another process of this node came");
+        if self.close_former_process(key, hello.boot) {
             return Err(Refusal::Restarted);
         }
         Ok(Welcome { node_id: own, cluster_id: self.0.metadata.cluster_id(), info: self.own_peer().info })
+    }
+
+    /// Closes what another process with this key has left open; true if there was something.
+    ///
+    /// iroh sends to a peer's one selected path until the last connection to it is closed. Those of a
+    /// process that is gone would keep its old address selected, and swallow requests besides.
+    pub(super) fn close_former_process(&self, key: PublicKey, boot: u64) -> bool {
+        let left_open = self.0.links.is_new_boot(key, boot) && !self.0.links.connections_of(key).is_empty();
+        if left_open {
+            self.0.links.close_all_of(key, b"another process with this key came");
+        }
+        left_open
     }
 
     /// Checks the answer to a hello of this node.

@@ -20,8 +20,8 @@ use super::ticket::{endpoint_addr, public_key};
 use crate::kv::types::{NodeId, PublicKey};
 use crate::raft::traffic::Traffic;
 
-/// Pause before a node that was told to dial again does so.
-const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
+/// Pause before who was told to dial again does so.
+pub(super) const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What the connections of a removed node are closed with.
 pub(super) const REMOVED: &[u8] = b"removed from the cluster";
@@ -218,7 +218,7 @@ impl Transport {
     /// was changed: one of the two closes it.
     pub(super) fn keep(&self, connection: &Connection) -> bool {
         self.0.links.note(connection);
-        let is_admitted = self.0.book.admitted(&public_key(&connection.remote_id())).is_some();
+        let is_admitted = self.0.guests.admits(&public_key(&connection.remote_id()), connection.alpn());
         if !is_admitted {
             connection.close(VarInt::from_u32(REFUSED), REMOVED);
         }

@@ -10,6 +10,7 @@ use openraft::raft::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::numbered::Numbered;
 use super::vouching::Members;
 use crate::kv::forward::{ForwardReply, ForwardRequest};
 use crate::kv::types::{ClusterError, ClusterId, NodeId, NodeInfo};
@@ -19,8 +20,10 @@ use crate::raft::types::{SnapshotMeta, TypeConfig, Vote};
 pub(super) const ALPN_RAFT: &[u8] = b"aspen/raft/1";
 /// Snapshots, on connections of their own.
 pub(super) const ALPN_SNAPSHOT: &[u8] = b"aspen/snapshot/1";
+/// Requests of clients, which are no nodes.
+pub(super) const ALPN_CLIENT: &[u8] = b"aspen/client/1";
 /// All that this node answers.
-pub(super) const ALPNS: [&[u8]; 2] = [ALPN_RAFT, ALPN_SNAPSHOT];
+pub(super) const ALPNS: [&[u8]; 3] = [ALPN_RAFT, ALPN_SNAPSHOT, ALPN_CLIENT];
 
 /// The first request on every connection.
 #[rpc_requests(message = HelloMessage)]
@@ -72,6 +75,8 @@ pub(super) enum Refusal {
     NotNoted(String),
     #[error("connections of the caller's former process were in the way; they are closed now")]
     Restarted,
+    #[error("this node belongs to no cluster yet, the caller looks for cluster {0}")]
+    NoCluster(ClusterId),
 }
 
 /// Raft's messages, and what followers forward.
@@ -91,13 +96,13 @@ pub(super) enum RaftRpcProtocol {
     #[rpc(tx = oneshot::Sender<Result<TransferLeaderResponse<TypeConfig>, String>>)]
     TransferLeader(HandOver),
     /// A request that only the leader can serve.
-    #[rpc(tx = oneshot::Sender<Result<ForwardReply, ClusterError>>)]
+    #[rpc(tx = oneshot::Sender<ForwardAnswer>)]
     Forward(Forwarded),
     /// Who belongs to the cluster.
     #[rpc(tx = oneshot::Sender<Members>)]
     Members(AskMembers),
     /// A stream of requests that only the leader can serve, each answered when it is served.
-    #[rpc(tx = mpsc::Sender<Answers>, rx = mpsc::Receiver<Requests>)]
+    #[rpc(tx = mpsc::Sender<Numbered<ForwardAnswer>>, rx = mpsc::Receiver<Numbered<ForwardRequest>>)]
     ForwardMany(ForwardStream),
 }
 
@@ -125,13 +130,8 @@ pub(super) struct Forwarded(pub ForwardRequest);
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct ForwardStream;
 
-/// Forwarded requests, each with a number of its own on this stream.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Requests(pub Vec<(u64, ForwardRequest)>);
-
-/// Answers, with the numbers of their requests.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Answers(pub Vec<(u64, Result<ForwardReply, ClusterError>)>);
+/// What the leader says to a forwarded request.
+pub(super) type ForwardAnswer = Result<ForwardReply, ClusterError>;
 
 /// A question who belongs to the cluster.
 #[derive(Debug, Serialize, Deserialize)]

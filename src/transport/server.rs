@@ -1,9 +1,8 @@
-//! What other nodes ask of this one: a loop that accepts connections, a task for each connection, and
-//! one for each stream.
+//! What other nodes and clients ask of this one: a loop that accepts connections, a task for each
+//! connection, and one for each stream.
 //!
 //! # Tiger Style
-//! - Memory for a message is taken as its bytes arrive, never as its length promises.
-//! - A stream that is malformed, slow or panics ends alone.
+//! A stream that is malformed, slow or panics ends alone.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,23 +11,23 @@ use futures::StreamExt;
 use iroh::endpoint::{Connection, Incoming, RecvStream, SendStream, VarInt};
 use irpc::WithChannels;
 use irpc::channel::mpsc;
-use irpc::rpc::RemoteService;
-use irpc::util::AsyncReadVarintExt;
 use openraft::EntryPayload;
 use openraft::raft::AppendEntriesRequest;
-use tokio::io::AsyncReadExt;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::REFUSED;
+use super::client::serve::ClientService;
+use super::frame::{StreamError, read_request};
 use super::protocol::{
-    ALPN_SNAPSHOT, AppendStream, HelloMessage, HelloProtocol, RaftRpcMessage, RaftRpcProtocol, Refusal,
-    SnapshotRpcMessage, SnapshotRpcProtocol,
+    ALPN_CLIENT, ALPN_SNAPSHOT, AppendStream, HelloMessage, HelloProtocol, RaftRpcMessage, RaftRpcProtocol,
+    Refusal, SnapshotRpcMessage, SnapshotRpcProtocol,
 };
 use super::vouching::Members;
 use super::{Transport, forward};
 use crate::kv::forward::ForwardHandler;
+use crate::kv::interface::KeyValueStore;
 use crate::limits;
 use crate::raft::freshness::Freshness;
 use crate::raft::types::TypeConfig;
@@ -46,6 +45,8 @@ pub struct Handlers {
     pub inbox: SnapshotInbox,
     /// Requests that others forward to this node.
     pub forward: Arc<dyn ForwardHandler>,
+    /// Requests of clients.
+    pub store: Arc<dyn KeyValueStore>,
     /// Told whenever the leader speaks.
     pub freshness: Arc<Freshness>,
     /// How far this node has applied.
@@ -53,6 +54,9 @@ pub struct Handlers {
     /// Whether its disk takes more entries.
     pub disk: Arc<Pressure>,
 }
+
+/// The code that the connection of a client too many is closed with.
+const BUSY: u32 = 503;
 
 /// Why the transport stopped serving.
 #[derive(Debug, thiserror::Error)]
@@ -62,30 +66,14 @@ pub enum ServeError {
     EndpointClosed,
 }
 
-/// Why one stream ended.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum StreamError {
-    #[error("no whole message within {0} ms")]
-    TooSlow(u64),
-    #[error("a message of {0} bytes, more than a message may have")]
-    TooLarge(u64),
-    #[error("it ended inside a message")]
-    Truncated,
-    #[error("reading failed: {0}")]
-    Read(#[from] std::io::Error),
-    #[error("a message that cannot be decoded: {0}")]
-    Malformed(#[from] postcard::Error),
-    #[error("sending the answer failed: {0}")]
-    Send(String),
-}
-
 impl Transport {
-    /// Answers other nodes until it is told to stop.
+    /// Answers other nodes and clients until it is told to stop.
     ///
     /// # Errors
     /// [`ServeError`] if the endpoint dies.
     pub async fn serve(self, handlers: Handlers, stop: CancellationToken) -> Result<(), ServeError> {
         let handshakes = Arc::new(Semaphore::new(limits::WIRE_HANDSHAKES_MAX_COUNT));
+        let service = Arc::new(ClientService::new(handlers.store.clone()));
         let mut connections = JoinSet::new();
         loop {
             let incoming = tokio::select! {
@@ -101,11 +89,15 @@ impl Transport {
                 incoming.ignore();
                 continue;
             };
-            let (transport, handlers) = (self.clone(), handlers.clone());
+            let (transport, handlers, service) = (self.clone(), handlers.clone(), service.clone());
             connections.spawn(async move {
                 let Some(connection) = transport.welcome(incoming).await else { return };
                 drop(permit);
-                serve_connection(&connection, &handlers).await;
+                if connection.alpn() == ALPN_CLIENT {
+                    serve_client(&connection, &service).await;
+                } else {
+                    serve_connection(&connection, &handlers).await;
+                }
             });
         }
     }
@@ -121,7 +113,14 @@ impl Transport {
             }
             Err(_) => return None,
         };
-        match tokio::time::timeout(limit, self.answer_hello(&connection)).await {
+        let greeted = async {
+            if connection.alpn() == ALPN_CLIENT {
+                self.answer_client_hello(&connection).await
+            } else {
+                self.answer_hello(&connection).await
+            }
+        };
+        match tokio::time::timeout(limit, greeted).await {
             Ok(Ok(true)) => return self.keep(&connection).then_some(connection),
             Ok(Ok(false)) => {
                 // The refusal is on its way; the caller closes once it has read it.
@@ -178,6 +177,35 @@ async fn serve_connection(connection: &Connection, handlers: &Handlers) {
     }
 }
 
+async fn serve_client(connection: &Connection, service: &Arc<ClientService>) {
+    let Some(_place) = service.place() else {
+        let reason =
+            format!("{} clients are connected, the most that a node takes", limits::WIRE_CLIENTS_MAX_COUNT);
+        connection.close(VarInt::from_u32(BUSY), reason.as_bytes());
+        return;
+    };
+    let mut streams = JoinSet::new();
+    loop {
+        tokio::select! {
+            Some(ended) = streams.join_next(), if !streams.is_empty() => log_panic(ended),
+            accepted = connection.accept_bi() => {
+                let Ok((send, recv)) = accepted else { return };
+                // Dropped, which ends it: left alone it would hold what the client sends on it.
+                if streams.len() == limits::WIRE_CLIENT_STREAMS_MAX_COUNT {
+                    continue;
+                }
+                let service = service.clone();
+                let client = connection.remote_id().fmt_short().to_string();
+                streams.spawn(async move {
+                    if let Err(error) = service.serve(send, recv).await {
+                        tracing::debug!(%client, "a client's stream ended: {error}");
+                    }
+                });
+            }
+        }
+    }
+}
+
 fn log_panic(ended: Result<(), tokio::task::JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
@@ -185,30 +213,6 @@ fn log_panic(ended: Result<(), tokio::task::JoinError>) {
         metrics::counter!("aspen_transport_panics_total").increment(1);
         tracing::error!("answering a peer failed unexpectedly: {error}");
     }
-}
-
-/// Reads the first message of a stream, and makes channels of the rest.
-async fn read_request<S: RemoteService>(
-    send: SendStream,
-    mut recv: RecvStream,
-) -> Result<S::Message, StreamError> {
-    let limit = Duration::from_millis(limits::WIRE_REQUEST_READ_TIMEOUT_MS);
-    let read = tokio::time::timeout(limit, read_message::<S>(&mut recv)).await;
-    let request = read.map_err(|_| StreamError::TooSlow(limits::WIRE_REQUEST_READ_TIMEOUT_MS))??;
-    Ok(request.with_remote_channels(recv, send))
-}
-
-async fn read_message<S: RemoteService>(recv: &mut RecvStream) -> Result<S, StreamError> {
-    let len = recv.read_varint_u64().await?.ok_or(StreamError::Truncated)?;
-    if len > limits::WIRE_MESSAGE_MAX_BYTES {
-        return Err(StreamError::TooLarge(len));
-    }
-    let mut bytes = Vec::new();
-    recv.take(len).read_to_end(&mut bytes).await?;
-    if bytes.len() as u64 != len {
-        return Err(StreamError::Truncated);
-    }
-    Ok(postcard::from_bytes(&bytes)?)
 }
 
 async fn serve_raft_stream(

@@ -1,6 +1,7 @@
 //! Real endpoints on loopback, with real Raft nodes behind them.
 
 mod appends;
+mod clients;
 mod cluster;
 mod door;
 mod follower;

@@ -2,9 +2,11 @@
 
 use std::net::Ipv4Addr;
 
-use aspen::kv::types::{Key, KeyRange, NodeId, Role, Value};
+use aspen::kv::types::{Key, KeyRange, NodeId, ReadRequest, Role, Value};
+use aspen::transport::client::ClientEndpoint;
 use aspen::transport::ticket::NodeTicket;
 use bytes::Bytes;
+use iroh::SecretKey;
 use iroh_relay::server::{RelayConfig, Server, ServerConfig};
 
 use crate::support::cluster::client_of;
@@ -30,7 +32,9 @@ async fn three_nodes_become_a_cluster_over_a_relay_of_their_own_with_the_setting
     let relay = own_relay().await;
     let addr = relay.http_addr().expect("the relay serves HTTP");
     let url = format!("http://{addr}");
-    let flags = ["--iroh-relay", &url, "--network-profile", "wan"];
+    let client_key = SecretKey::generate();
+    let admitted = client_key.public().to_string();
+    let flags = ["--iroh-relay", &url, "--network-profile", "wan", "--client-key", &admitted];
     let dir = tempfile::tempdir().unwrap();
 
     println!("phase: a first node, and two that know its key and its relay");
@@ -64,6 +68,15 @@ async fn three_nodes_become_a_cluster_over_a_relay_of_their_own_with_the_setting
         let read = nodes[(index + 1) % nodes.len()].client().get(key).await.expect("a read is served");
         assert_eq!(read.map(|found| found.value), Some(value));
     }
+
+    println!("phase: a client that knows no more of a node than its key and its relay");
+    let ticket: NodeTicket = ticket_without_addresses(&nodes[1]).parse().expect("the ticket is valid");
+    let endpoint = ClientEndpoint::open(client_key, [&ticket]).await.expect("an endpoint opens");
+    let reader = endpoint.connect(&ticket, None).await.expect("the node is reached over the relay");
+    assert_eq!(reader.node_id(), NodeId(2));
+    let all = reader.read(ReadRequest::range(KeyRange::Prefix("from-".into()))).await.expect("it is served");
+    assert_eq!(all.range.kvs.len(), 3);
+    endpoint.close().await;
 
     println!("phase: the leader is killed; the others go on, with the patience of a WAN");
     nodes[0].kill();

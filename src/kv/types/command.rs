@@ -165,10 +165,10 @@ impl WriteReply {
     /// Length of all keys and values that were read.
     pub fn payload_bytes(&self) -> usize {
         let read = self.results.iter().filter_map(|result| match result {
-            OpResult::Range(range) => Some(&range.kvs),
+            OpResult::Range(range) => Some(range),
             OpResult::Put | OpResult::Delete { .. } => None,
         });
-        read.flatten().map(|kv| kv.key.as_bytes().len() + kv.value.as_bytes().len()).sum()
+        read.map(RangeReply::payload_bytes).sum()
     }
 }
 
@@ -204,6 +204,14 @@ impl Command {
         Self::new(WriteOp::Txn(Txn { success, ..Txn::default() }))
     }
 
+    /// Length of all keys and values that it names.
+    pub fn payload_bytes(&self) -> usize {
+        let WriteOp::Txn(Txn { compare, success, failure }) = &self.op else { return 0 };
+        let compared = compare.iter().map(Compare::payload_bytes);
+        let ops = success.iter().chain(failure).map(TxnOp::payload_bytes);
+        compared.chain(ops).sum()
+    }
+
     /// Checks the command's bounds, all but its encoded length.
     ///
     /// # Errors
@@ -237,7 +245,24 @@ impl Txn {
     }
 }
 
+impl Compare {
+    fn payload_bytes(&self) -> usize {
+        let value = match &self.target {
+            CompareTarget::Value(value) => value.as_bytes().len(),
+            CompareTarget::Version(_) | CompareTarget::CreateRevision(_) | CompareTarget::ModRevision(_) => 0,
+        };
+        self.key.as_bytes().len() + value
+    }
+}
+
 impl TxnOp {
+    fn payload_bytes(&self) -> usize {
+        match self {
+            Self::Put { key, value, .. } => key.as_bytes().len() + value.as_bytes().len(),
+            Self::Delete { range } | Self::Range { range, .. } => range.payload_bytes(),
+        }
+    }
+
     fn validate(&self) -> Result<(), KvError> {
         match self {
             Self::Put { key, value, .. } => {

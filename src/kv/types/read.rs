@@ -48,6 +48,15 @@ impl KeyRange {
         matches!(self, Self::Span { start, end: Some(end) } if end <= start)
     }
 
+    /// Length of the keys that it names.
+    pub fn payload_bytes(&self) -> usize {
+        match self {
+            Self::Key(key) => key.as_bytes().len(),
+            Self::Prefix(prefix) => prefix.len(),
+            Self::Span { start, end } => start.len() + end.as_ref().map_or(0, Bytes::len),
+        }
+    }
+
     pub(crate) fn validate(&self) -> Result<(), KvError> {
         let longest = match self {
             Self::Key(key) => return key.validate(),
@@ -128,6 +137,13 @@ pub struct RangeReply {
     pub kvs: Vec<KeyValue>,
     /// Whether the range holds more keys behind the last one, left out for a limit.
     pub more: bool,
+}
+
+impl RangeReply {
+    /// Length of all keys and values that were found.
+    pub fn payload_bytes(&self) -> usize {
+        self.kvs.iter().map(|kv| kv.key.as_bytes().len() + kv.value.as_bytes().len()).sum()
+    }
 }
 
 /// How old the answer of a stale read may be.

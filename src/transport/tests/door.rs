@@ -1,9 +1,7 @@
 //! Who gets in, and what is said to those who do not.
 
-use iroh::endpoint::{Connection, ConnectionError};
-
 use super::support::{
-    Caller, Identity, PATIENCE, TestNode, counted, framed, introduce, members, recorder, say, send_half,
+    Caller, Identity, TestNode, closed, counted, framed, introduce, members, recorder, say, send_half,
     send_raw, two_nodes,
 };
 use crate::kv::forward::{ForwardRequest, Forwarder};
@@ -14,16 +12,6 @@ use crate::transport::protocol::{Forwarded, HelloProtocol, RaftRpcProtocol, Refu
 
 fn read_index() -> Vec<u8> {
     framed(&RaftRpcProtocol::Forward(Forwarded(ForwardRequest::ReadIndex)))
-}
-
-/// Waits until a connection is closed by the other side, and returns the code and the reason.
-async fn closed(connection: &Connection) -> (u64, String) {
-    match tokio::time::timeout(PATIENCE, connection.closed()).await.expect("it is closed") {
-        ConnectionError::ApplicationClosed(close) => {
-            (close.error_code.into_inner(), String::from_utf8_lossy(&close.reason).into_owned())
-        }
-        other => panic!("closed otherwise: {other}"),
-    }
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Three nodes in one process, one of which has a disk that hangs.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -56,6 +57,7 @@ impl Member {
             bind_addr: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             relay: Relay::Disabled,
             timeouts: LinkTimeouts::lan(),
+            client_keys: BTreeSet::new(),
             http_addr: None,
         };
         let transport =
@@ -81,9 +83,9 @@ impl Member {
             freshness: freshness.clone(),
             disk: pressure.clone(),
         });
-        let forward = Arc::new(service.clone());
+        let (forward, store) = (Arc::new(service.clone()), Arc::new(service.clone()));
         let handlers =
-            Handlers { raft: raft.clone(), inbox, forward, freshness, reader, disk: pressure.clone() };
+            Handlers { raft: raft.clone(), inbox, forward, store, freshness, reader, disk: pressure.clone() };
         let stop = CancellationToken::new();
         tokio::spawn(transport.clone().serve(handlers, stop.clone()));
         let own = transport.clone();

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use iroh::endpoint::{Connection, PortmapperConfig, SendStream, presets};
+use iroh::endpoint::{Connection, ConnectionError, PortmapperConfig, SendStream, presets};
 use iroh::{Endpoint, EndpointAddr, RelayMode, SecretKey};
 use irpc_iroh::IrohRemoteConnection;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -16,7 +16,11 @@ use openraft::async_runtime::WatchReceiver;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::kv::forward::{ForwardHandler, ForwardReply, ForwardRequest};
-use crate::kv::types::{ClusterError, ClusterId, NodeId, NodeInfo, Peer};
+use crate::kv::interface::KeyValueStore;
+use crate::kv::types::{
+    ClusterError, ClusterId, Command, Key, KeyRange, KeyValue, KvError, NodeId, NodeInfo, Peer, RangeReply,
+    ReadReply, ReadRequest, Revision, Txn, TxnOp, Value, WriteOp, WriteReply,
+};
 use crate::raft::construct::{RaftSettings, RaftTimings, start};
 use crate::raft::freshness::Freshness;
 use crate::raft::observe::Metrics;
@@ -41,10 +45,17 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 /// What the stub of the service answers to a question for the read index.
 pub(super) const READ_INDEX: u64 = 7;
 
+/// A key that the stub of the service never answers a request for.
+pub(super) const UNANSWERED: &str = "never";
+
+/// A key that it panics on.
+pub(super) const FATAL: &str = "fatal";
+
 /// Stands in for the service: answers, refuses, keeps silent or panics, as it is asked to.
 #[derive(Default)]
 pub(super) struct Service {
     asked: AtomicU64,
+    values: Mutex<BTreeMap<Key, Value>>,
 }
 
 impl Service {
@@ -83,6 +94,58 @@ impl ForwardHandler for Service {
     }
 }
 
+impl Service {
+    /// Counts a request for a key, and does what the key says.
+    async fn meet(&self, key: &Key) -> Result<Revision, KvError> {
+        let revision = Revision(self.asked.fetch_add(1, Ordering::SeqCst) + 1);
+        if *key == key_of(UNANSWERED) {
+            std::future::pending().await
+        } else if *key == key_of(FATAL) {
+            panic!("the store was told to panic");
+        } else {
+            Ok(revision)
+        }
+    }
+}
+
+/// Takes puts of one key and reads of one key, and numbers the requests.
+#[async_trait]
+impl KeyValueStore for Service {
+    async fn write(&self, command: Command) -> Result<WriteReply, KvError> {
+        command.validate()?;
+        let WriteOp::Txn(Txn { success, .. }) = command.op else { return Err(KvError::NotInitialized) };
+        let [TxnOp::Put { key, value, .. }] = &success[..] else { return Err(KvError::Recovering) };
+        let revision = self.meet(key).await?;
+        self.values.lock().unwrap().insert(key.clone(), value.clone());
+        Ok(WriteReply { revision, succeeded: true, results: Vec::new(), replayed: false })
+    }
+
+    async fn read(&self, request: ReadRequest) -> Result<ReadReply, KvError> {
+        request.validate()?;
+        let KeyRange::Key(key) = request.range else { return Err(KvError::Recovering) };
+        let revision = self.meet(&key).await?;
+        let found = self.values.lock().unwrap().get(&key).cloned().map(|value| KeyValue {
+            key,
+            value,
+            create_revision: revision,
+            mod_revision: revision,
+            version: 1,
+            lease: 0,
+        });
+        let range = RangeReply { kvs: found.into_iter().collect(), more: false };
+        Ok(ReadReply { revision, range, staleness: None })
+    }
+}
+
+pub(super) fn key_of(text: &str) -> Key {
+    Key::new(text.to_owned()).unwrap()
+}
+
+/// The key of the one client that every node here admits.
+pub(super) fn client_secret() -> SecretKey {
+    SecretKey::from_bytes(&[7; 32])
+}
+
 /// Who a node is, before it runs and after it has stopped.
 #[derive(Clone)]
 pub(super) struct Identity {
@@ -93,6 +156,15 @@ pub(super) struct Identity {
 impl Identity {
     pub(super) fn of(node_id: u64) -> Self {
         Self { node_id: NodeId(node_id), secret_key: SecretKey::generate() }
+    }
+
+    /// The admitted client, as far as it has an identity.
+    pub(super) fn of_client() -> Self {
+        Self { node_id: NodeId(0), secret_key: client_secret() }
+    }
+
+    pub(super) fn secret_key(&self) -> SecretKey {
+        self.secret_key.clone()
     }
 
     /// The node as others know it, at an address.
@@ -128,6 +200,7 @@ impl TestNode {
             bind_addr: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             relay: Relay::Disabled,
             timeouts,
+            client_keys: [public_key(&client_secret().public())].into(),
             http_addr: None,
         };
         let book = PeerBook::new(identity.node_id, key);
@@ -142,6 +215,7 @@ impl TestNode {
             raft: raft.clone(),
             inbox,
             forward: service.clone(),
+            store: service.clone(),
             freshness: freshness.clone(),
             reader: reader.clone(),
             disk: Arc::new(Pressure::new(Arc::new(Space::endless()), Arc::default(), reader.clone())),
@@ -268,10 +342,14 @@ impl Caller {
     }
 
     pub(super) async fn connect(&self, node: &TestNode) -> Connection {
+        self.connect_for(node, ALPN_RAFT).await
+    }
+
+    pub(super) async fn connect_for(&self, node: &TestNode, alpn: &[u8]) -> Connection {
         let Peer { info, .. } = node.peer();
         let id = endpoint_id(&info.public_key).unwrap();
         let addr = EndpointAddr::new(id).with_ip_addr(info.addresses[0]);
-        self.endpoint.connect(addr, ALPN_RAFT).await.unwrap()
+        self.endpoint.connect(addr, alpn).await.unwrap()
     }
 
     pub(super) fn hello_to(&self, node: &TestNode) -> Hello {
@@ -311,6 +389,16 @@ pub(super) async fn send_half(connection: &Connection, bytes: &[u8]) -> SendStre
     let (mut send, _) = connection.open_bi().await.unwrap();
     send.write_all(bytes).await.unwrap();
     send
+}
+
+/// Waits until a connection is closed by the other side, and returns the code and the reason.
+pub(super) async fn closed(connection: &Connection) -> (u64, String) {
+    match tokio::time::timeout(PATIENCE, connection.closed()).await.expect("it is closed") {
+        ConnectionError::ApplicationClosed(close) => {
+            (close.error_code.into_inner(), String::from_utf8_lossy(&close.reason).into_owned())
+        }
+        other => panic!("closed otherwise: {other}"),
+    }
 }
 
 /// A message as it stands on the wire.

@@ -1,5 +1,4 @@
-//! The stream on which a node's writes and rounds of read index go to one other node, all of them
-//! together.
+//! The asking end of a stream: whatever many tasks ask of one node goes to it together.
 //!
 //! What is queued while a message is on its way goes into the next one, and answers come back the same
 //! way: under load, one packet carries what many clients ask. Each request has a number, which its
@@ -12,51 +11,69 @@
 //!   may have been delivered.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use iroh::endpoint::Connection;
+use irpc::RpcMessage;
 use irpc::channel::mpsc as wire;
-use irpc_iroh::IrohRemoteConnection;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::kv::forward::{ForwardError, ForwardReply, ForwardRequest};
-use crate::kv::types::{ClusterError, NodeId};
+use super::{Numbered, Payload};
+use crate::kv::forward::ForwardError;
+use crate::kv::types::NodeId;
 use crate::limits;
-use crate::transport::protocol::{Answers, ForwardStream, RaftRpcProtocol, Requests};
 
 /// Messages of either direction that may wait for the stream.
-const PIPELINE_DEPTH: usize = 16;
+pub(in crate::transport) const PIPELINE_DEPTH: usize = 16;
 
-pub(in crate::transport) type Outcome = Result<Result<ForwardReply, ClusterError>, ForwardError>;
-
-/// See the module. It lives as long as its connection.
-#[derive(Clone)]
-pub(in crate::transport) struct ForwardLine {
+/// See the module. It lives as long as its connection, or until the last clone of it is dropped.
+#[derive(Debug)]
+pub(in crate::transport) struct Line<Q, A> {
     node_id: NodeId,
-    requests: mpsc::Sender<Queued>,
+    requests: mpsc::Sender<Queued<Q, A>>,
 }
 
-struct Queued {
-    request: ForwardRequest,
-    answer: oneshot::Sender<Outcome>,
+impl<Q, A> Clone for Line<Q, A> {
+    fn clone(&self) -> Self {
+        Self { node_id: self.node_id, requests: self.requests.clone() }
+    }
 }
 
-impl ForwardLine {
-    /// Opens a stream on a connection to a node, within `patience`.
-    pub(super) fn open(node_id: NodeId, connection: Connection, patience: Duration) -> Self {
+#[derive(Debug)]
+struct Queued<Q, A> {
+    request: Q,
+    answer: oneshot::Sender<Result<A, ForwardError>>,
+}
+
+/// A stream's two directions.
+type Opened<Q, A> = (wire::Sender<Numbered<Q>>, wire::Receiver<Numbered<A>>);
+
+impl<Q: RpcMessage + Payload, A: RpcMessage> Line<Q, A> {
+    /// Takes requests for a stream to a node, which has to be open within `patience`.
+    pub(in crate::transport) fn open<E: Display>(
+        node_id: NodeId,
+        opened: impl Future<Output = Result<Opened<Q, A>, E>> + Send + 'static,
+        patience: Duration,
+    ) -> Self {
         let (requests, queue) = mpsc::channel(limits::FORWARD_BATCH_MAX_COUNT);
-        tokio::spawn(run(node_id, connection, patience, queue));
+        let opened = async move {
+            match tokio::time::timeout(patience, opened).await {
+                Ok(opened) => opened.map_err(|error| format!("{error:#}")),
+                Err(_) => Err("no stream could be opened in time".to_owned()),
+            }
+        };
+        tokio::spawn(run(node_id, opened, queue));
         Self { node_id, requests }
     }
 
-    pub(super) fn is_open(&self) -> bool {
+    pub(in crate::transport) fn is_open(&self) -> bool {
         !self.requests.is_closed()
     }
 
     /// Sends a request and waits for its answer.
-    pub(super) async fn ask(&self, request: ForwardRequest, until: Instant) -> Outcome {
+    pub(in crate::transport) async fn ask(&self, request: Q, until: Instant) -> Result<A, ForwardError> {
         let (answer, answered) = oneshot::channel();
         match tokio::time::timeout_at(until, self.requests.reserve()).await {
             Ok(Ok(place)) => place.send(Queued { request, answer }),
@@ -80,27 +97,27 @@ impl ForwardLine {
 }
 
 /// Who waits for which number.
-#[derive(Default)]
-struct Waiting(Mutex<HashMap<u64, oneshot::Sender<Outcome>>>);
+struct Waiting<A>(Mutex<HashMap<u64, oneshot::Sender<Result<A, ForwardError>>>>);
 
-impl Waiting {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<Outcome>>> {
+impl<A> Waiting<A> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<Result<A, ForwardError>>>> {
         self.0.lock().expect("no code panics while it holds this lock")
     }
 }
 
 /// Serves the queue until the connection ends, and then tells all who wait.
-async fn run(node_id: NodeId, connection: Connection, patience: Duration, mut queue: mpsc::Receiver<Queued>) {
-    let waiting = Waiting::default();
-    let client = irpc::Client::<RaftRpcProtocol>::boxed(IrohRemoteConnection::new(connection));
-    let opened = client.bidi_streaming::<_, Requests, Answers>(ForwardStream, PIPELINE_DEPTH, PIPELINE_DEPTH);
-    let reason = match tokio::time::timeout(patience, opened).await {
-        Ok(Ok((requests, answers))) => tokio::select! {
+async fn run<Q: RpcMessage + Payload, A: RpcMessage>(
+    node_id: NodeId,
+    opened: impl Future<Output = Result<Opened<Q, A>, String>>,
+    mut queue: mpsc::Receiver<Queued<Q, A>>,
+) {
+    let waiting = Waiting(Mutex::default());
+    let reason = match opened.await {
+        Ok((requests, answers)) => tokio::select! {
             reason = send_all(&mut queue, &requests, &waiting) => reason,
             reason = receive_all(answers, &waiting) => reason,
         },
-        Ok(Err(error)) => format!("{error:#}"),
-        Err(_) => "no stream could be opened in time".to_owned(),
+        Err(reason) => reason,
     };
     queue.close();
     for (_, waiter) in waiting.lock().drain() {
@@ -112,10 +129,10 @@ async fn run(node_id: NodeId, connection: Connection, patience: Duration, mut qu
 }
 
 /// Sends what is queued, as it comes. Returns why it ended.
-async fn send_all(
-    queue: &mut mpsc::Receiver<Queued>,
-    requests: &wire::Sender<Requests>,
-    waiting: &Waiting,
+async fn send_all<Q: RpcMessage + Payload, A>(
+    queue: &mut mpsc::Receiver<Queued<Q, A>>,
+    requests: &wire::Sender<Numbered<Q>>,
+    waiting: &Waiting<A>,
 ) -> String {
     let (mut number, mut queued) = (0, Vec::new());
     while queue.recv_many(&mut queued, limits::FORWARD_BATCH_MAX_COUNT).await > 0 {
@@ -131,7 +148,7 @@ async fn send_all(
                 waiting.lock().insert(number, answer);
                 batch.push((number, request));
             }
-            if let Err(error) = requests.send(Requests(batch)).await {
+            if let Err(error) = requests.send(Numbered(batch)).await {
                 return format!("{error:#}");
             }
         }
@@ -140,9 +157,12 @@ async fn send_all(
 }
 
 /// Hands answers to those who wait for them. Returns why it ended.
-async fn receive_all(mut answers: wire::Receiver<Answers>, waiting: &Waiting) -> String {
+async fn receive_all<A: RpcMessage>(
+    mut answers: wire::Receiver<Numbered<A>>,
+    waiting: &Waiting<A>,
+) -> String {
     loop {
-        let Answers(batch) = match answers.recv().await {
+        let Numbered(batch) = match answers.recv().await {
             Ok(Some(batch)) => batch,
             Ok(None) => return "it ended the stream".to_owned(),
             Err(error) => return format!("{error:#}"),
