@@ -10,6 +10,7 @@
 
 pub mod cpu;
 pub mod http;
+pub mod iroh;
 pub mod load;
 pub mod plan;
 pub mod report;
@@ -20,10 +21,10 @@ pub use plan::{Kind, Mix, Operation, Plan};
 
 /// A store under load.
 pub trait Target: Send + Sync + 'static {
-    /// One client's connection.
+    /// One client's place at a connection.
     type Session: Session;
 
-    /// Opens the connection of a client, counted from 0.
+    /// Gives a client, counted from 0, its place, and opens its connection unless others have.
     fn connect(&self, client: usize) -> impl Future<Output = Result<Self::Session, OperationError>> + Send;
 }
 

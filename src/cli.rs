@@ -18,7 +18,7 @@ pub use error::Exit;
 pub use output::Terminal;
 
 use self::error::CliError;
-use crate::bench::http::HttpTarget;
+use crate::bench::http::HttpNodes;
 use crate::kv::client::KvClient;
 use crate::kv::token::HttpToken;
 
@@ -41,7 +41,7 @@ pub async fn run(cli: Cli, mut terminal: Terminal<'_>) -> Exit {
 }
 
 fn connect(cli: &Cli) -> Result<KvClient, CliError> {
-    let mut builder = KvClient::builder().addresses(cli.addr.iter().cloned());
+    let mut builder = KvClient::builder().addresses(cli.addresses());
     if let Some(path) = &cli.token_file {
         builder = builder.token(HttpToken::read(path)?);
     }
@@ -53,6 +53,7 @@ fn connect(cli: &Cli) -> Result<KvClient, CliError> {
 
 async fn dispatch(cli: Cli, client: &KvClient, terminal: &mut Terminal<'_>) -> Result<Exit, CliError> {
     let json = cli.json;
+    let addresses = cli.addresses();
     match cli.command {
         Command::Status => cluster::status(client, terminal, json).await,
         Command::Get(args) => kv::get(client, terminal, json, args).await,
@@ -66,8 +67,13 @@ async fn dispatch(cli: Cli, client: &KvClient, terminal: &mut Terminal<'_>) -> R
         Command::Ticket => cluster::ticket(client, terminal, json).await,
         Command::Bench(args) => {
             let token = cli.token_file.as_deref().map(HttpToken::read).transpose()?;
-            let target = HttpTarget { addresses: cli.addr, token };
-            bench::run(target, terminal, json, args).await
+            let nodes = HttpNodes { addresses, token };
+            if args.iroh.is_empty() {
+                return bench::over_http(nodes, terminal, json, args).await;
+            }
+            // Other nodes than those of the tickets, perhaps, unless they were named.
+            let measured = (!cli.addr.is_empty()).then_some(nodes);
+            bench::over_iroh(measured, terminal, json, args).await
         }
     }
 }

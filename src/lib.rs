@@ -7,7 +7,7 @@
 //! | [`kv`] | the data model, the two control interfaces, the service, the client library |
 //! | [`raft`] | openraft's type configuration, construction, the actor that owns its lifecycle |
 //! | [`storage`] | log, state machine, snapshots and metadata, on redb or in memory |
-//! | `transport` | the iroh endpoint, admission, the wire protocol, openraft's network |
+//! | `transport` | the iroh endpoint, admission, the wire protocol, openraft's network, clients over iroh |
 //! | `api` | the HTTP interface |
 //! | `cli` | the command line `aspen`, on the client library |
 //! | `node` | identity, supervision, start and stop |
@@ -17,8 +17,8 @@
 //! # The layer rule
 //!
 //! `bin -> node -> {api, cluster, transport} -> kv -> raft -> storage -> {kv::types, raft::{types, runtime}, limits}`.
-//! Beside them, `bin -> cli -> kv`. A layer uses only what stands to its right. `raft` never imports
-//! iroh, `storage` imports only openraft's storage traits, `api` never touches Raft.
+//! Beside them, `bin -> cli -> bench -> {transport, kv}`. A layer uses only what stands to its right.
+//! `raft` never imports iroh, `storage` imports only openraft's storage traits, `api` never touches Raft.
 //! `tests/it/layers.rs` enforces the rule.
 //!
 //! Everything that opens a socket sits behind the default feature `net`.

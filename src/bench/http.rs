@@ -1,4 +1,6 @@
-//! The load over the HTTP API: one kept connection a client, and no more work a request than it takes.
+//! The load over the HTTP API: kept connections, and no more work a request than it takes.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -7,36 +9,60 @@ use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::net::TcpStream;
+use tokio::sync::Mutex;
 
 use super::plan::{Kind, Operation, RANGE_KEYS};
 use super::{OperationError, Session, Target};
 use crate::kv::client::Address;
 use crate::kv::token::HttpToken;
 
-/// The members under load: the clients are dealt out to them.
+/// Members as their HTTP API has them.
 #[derive(Clone, Debug)]
-pub struct HttpTarget {
+pub struct HttpNodes {
     /// Where they listen.
     pub addresses: Vec<Address>,
     /// What they ask for.
     pub token: Option<HttpToken>,
 }
 
-/// One client's connection.
+/// The members under load: the connections are dealt out to them, and the clients to the connections.
+#[derive(Debug)]
+pub struct HttpTarget {
+    nodes: HttpNodes,
+    connections: Vec<Connection>,
+}
+
+/// A connection, which is opened when it is needed. It carries one request at a time.
+type Connection = Arc<Mutex<Option<SendRequest<Full<Bytes>>>>>;
+
+/// One client's place at a connection.
 #[derive(Debug)]
 pub struct HttpSession {
     address: Address,
     token: Option<HttpToken>,
-    sender: Option<SendRequest<Full<Bytes>>>,
+    connection: Connection,
+}
+
+impl HttpTarget {
+    /// Members to be put under load over so many connections.
+    pub fn new(nodes: HttpNodes, connections: usize) -> Self {
+        Self { nodes, connections: (0..connections).map(|_| Connection::default()).collect() }
+    }
 }
 
 impl Target for HttpTarget {
     type Session = HttpSession;
 
     async fn connect(&self, client: usize) -> Result<HttpSession, OperationError> {
-        let address = self.addresses[client % self.addresses.len()].clone();
-        let sender = open(&address).await?;
-        Ok(HttpSession { address, token: self.token.clone(), sender: Some(sender) })
+        let number = client % self.connections.len();
+        let address = self.nodes.addresses[number % self.nodes.addresses.len()].clone();
+        let connection = self.connections[number].clone();
+        let mut sender = connection.lock().await;
+        if sender.is_none() {
+            *sender = Some(open(&address).await?);
+        }
+        drop(sender);
+        Ok(HttpSession { address, token: self.nodes.token.clone(), connection })
     }
 }
 
@@ -53,7 +79,8 @@ async fn open(address: &Address) -> Result<SendRequest<Full<Bytes>>, OperationEr
 
 impl Session for HttpSession {
     async fn run(&mut self, operation: &Operation) -> Result<(), OperationError> {
-        let mut sender = match self.sender.take() {
+        let mut connection = self.connection.lock().await;
+        let mut sender = match connection.take() {
             Some(sender) if !sender.is_closed() => sender,
             _ => open(&self.address).await?,
         };
@@ -73,7 +100,7 @@ impl Session for HttpSession {
         let status = response.status();
         let body = response.into_body().collect().await.map_err(failed)?.to_bytes();
         // Only a connection whose answer was read to its end can be used again.
-        self.sender = Some(sender);
+        *connection = Some(sender);
         if status.is_success() {
             Ok(())
         } else {

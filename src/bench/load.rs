@@ -226,6 +226,7 @@ mod tests {
     fn plan(rate: Option<f64>) -> Plan {
         Plan {
             clients: 1,
+            connections: 1,
             mix: "put".parse().expect("put is a mix"),
             value_bytes: 8,
             keys: 10,

@@ -118,8 +118,10 @@ impl Mix {
 /// A load.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Clients, each with a connection and one request under way.
+    /// Clients, each with one request under way.
     pub clients: usize,
+    /// Connections that the clients share.
+    pub connections: usize,
     /// Kinds of operations.
     pub mix: Mix,
     /// Bytes of a value.
@@ -193,6 +195,7 @@ mod tests {
     fn operations_are_drawn_by_their_shares_within_the_keys() {
         let plan = Plan {
             clients: 1,
+            connections: 1,
             mix: "put=25,get=75".parse().unwrap(),
             value_bytes: 16,
             keys: 10,

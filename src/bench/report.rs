@@ -16,6 +16,8 @@ use super::plan::{Kind, Plan};
 pub struct Report {
     /// Clients, each with one request under way.
     pub clients: usize,
+    /// Connections that they shared.
+    pub connections: usize,
     /// Shares of the kinds.
     pub mix: String,
     /// Bytes of a value.
@@ -71,6 +73,7 @@ impl Report {
         let operations: u64 = kinds.iter().map(|kind| kind.operations).sum();
         Self {
             clients: plan.clients,
+            connections: plan.connections,
             mix: plan.mix.to_string(),
             value_bytes: plan.value_bytes,
             keys: plan.keys,

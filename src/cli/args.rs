@@ -1,6 +1,7 @@
 //! What can be said on the command line.
 
 use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,20 +12,14 @@ use crate::bench::plan::KEY_NUMBER_BYTES;
 use crate::kv::client::Address;
 use crate::kv::types::NodeId;
 use crate::limits;
+use crate::transport::ticket::NodeTicket;
 
 /// Talk to an Aspen cluster.
 #[derive(Debug, Parser)]
 #[command(name = "aspen", version, after_help = AFTER_HELP)]
 pub struct Cli {
-    /// Where members listen; the others are asked when one fails
-    #[arg(
-        long,
-        global = true,
-        env = "ASPEN_ADDR",
-        value_name = "http://HOST:PORT",
-        value_delimiter = ',',
-        default_value = "http://127.0.0.1:4600"
-    )]
+    /// Where members listen; the others are asked when one fails [default: http://127.0.0.1:4600]
+    #[arg(long, global = true, env = "ASPEN_ADDR", value_name = "http://HOST:PORT", value_delimiter = ',')]
     pub addr: Vec<Address>,
 
     /// File that holds the bearer token
@@ -59,6 +54,19 @@ Examples:
   aspen range --prefix config/ --json
   aspen --addr http://10.0.0.1:4600,http://10.0.0.2:4600 member list";
 
+impl Cli {
+    /// Where members listen, as was said or by default.
+    pub(super) fn addresses(&self) -> Vec<Address> {
+        if self.addr.is_empty() {
+            return vec![Address::from(DEFAULT_ADDR)];
+        }
+        self.addr.clone()
+    }
+}
+
+/// Where a node listens unless it is told otherwise.
+const DEFAULT_ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4600);
+
 /// A command.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -92,19 +100,25 @@ pub enum Command {
         #[arg(value_name = "REVISION")]
         revision: u64,
     },
-    /// Put the nodes at --addr under load, and measure them
+    /// Put the nodes at --addr, or those of tickets, under load, and measure them
     #[command(after_help = BENCH_HELP)]
     Bench(BenchArgs),
 }
 
 const BENCH_HELP: &str = "\
-It writes keys that begin with --key-prefix and leaves them there. Each client has one connection, dealt
-out over the addresses of --addr, and one request under way.
+It writes keys that begin with --key-prefix and leaves them there. Each client has one request under way.
+Clients are dealt out to the connections, and those to the addresses of --addr, or to the tickets of
+--iroh. A connection over HTTP carries one request at a time, one over iroh those of all its clients.
+
+Over iroh, nodes let in the keys that they were told to: `aspen-node keygen --out FILE` makes one and
+prints its public half, which the nodes are given with --client-key. A key is for one process at a time.
+The processor time of the nodes is reported where --addr names all of them as well.
 
 Examples:
   aspen bench --clients 64
   aspen bench --mix put=10,get=90 --value-size 4096 --duration 30
-  aspen bench --rate 1000 --histogram latency.hlog --json";
+  aspen bench --rate 1000 --histogram latency.hlog --json
+  aspen bench --iroh \"$(cat n1/endpoint)\",\"$(cat n2/endpoint)\" --key-file bench.key --clients 64";
 
 const TXN_HELP: &str = r#"The transaction is the "txn" of POST /write, as docs/http-api.md describes it.
 
@@ -191,6 +205,15 @@ pub struct BenchArgs {
     /// Clients, each with one request under way
     #[arg(long, value_name = "COUNT", default_value_t = 16, value_parser = clients)]
     pub clients: usize,
+    /// Connections that the clients share [default: one each; over iroh at most 16]
+    #[arg(long, value_name = "COUNT", value_parser = clients)]
+    pub connections: Option<usize>,
+    /// Tickets of the nodes to put under load over iroh rather than HTTP
+    #[arg(long, value_name = "TICKET,...", value_delimiter = ',', requires = "key_file")]
+    pub iroh: Vec<NodeTicket>,
+    /// File of mode 0600 with the secret key that the nodes know the load by
+    #[arg(long, value_name = "FILE", requires = "iroh")]
+    pub key_file: Option<PathBuf>,
     /// Shares of put, get, stale-get, range and txn
     #[arg(long, value_name = "KIND=SHARE,...", default_value = "put=100")]
     pub mix: Mix,

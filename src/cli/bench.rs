@@ -11,16 +11,52 @@ use tokio_util::task::AbortOnDropHandle;
 use super::args::BenchArgs;
 use super::error::{CliError, Exit};
 use super::output::Terminal;
-use crate::bench::http::HttpTarget;
+use crate::bench::http::{HttpNodes, HttpTarget};
+use crate::bench::iroh::IrohTarget;
 use crate::bench::load::{self, Done};
 use crate::bench::report::{Report, write_histograms};
-use crate::bench::{Kind, OperationError, Plan, cpu};
+use crate::bench::{Kind, OperationError, Plan, Target, cpu};
+use crate::config::secret_file;
+use crate::limits;
+use crate::transport::client::ClientEndpoint;
 
 /// Time between two looks at the progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
-pub(super) async fn run(
-    target: HttpTarget,
+/// Puts nodes under load over their HTTP API.
+pub(super) async fn over_http(
+    nodes: HttpNodes,
+    terminal: &mut Terminal<'_>,
+    json: bool,
+    args: BenchArgs,
+) -> Result<Exit, CliError> {
+    let plan = plan(&args, args.clients);
+    let target = HttpTarget::new(nodes.clone(), plan.connections);
+    run(target, plan, Some(&nodes), terminal, json, args).await
+}
+
+/// Puts nodes under load over iroh. `measured` are the nodes whose processor time counts.
+pub(super) async fn over_iroh(
+    measured: Option<HttpNodes>,
+    terminal: &mut Terminal<'_>,
+    json: bool,
+    args: BenchArgs,
+) -> Result<Exit, CliError> {
+    let path = args.key_file.clone().expect("clap asks for --key-file with --iroh");
+    let secret_key = secret_file::read(&path, None)?.to_key().ok_or(CliError::NotAKey { path })?;
+    let endpoint = ClientEndpoint::open(secret_key, &args.iroh).await?;
+    let plan = plan(&args, args.clients.min(limits::BENCH_IROH_CONNECTIONS_COUNT));
+    let target = IrohTarget::new(&endpoint, &args.iroh, plan.connections);
+    let ended = run(target, plan, measured.as_ref(), terminal, json, args).await;
+    // The next process with this key is not to find this one's connections.
+    endpoint.close().await;
+    ended
+}
+
+async fn run<T: Target>(
+    target: T,
+    plan: Plan,
+    measured: Option<&HttpNodes>,
     terminal: &mut Terminal<'_>,
     json: bool,
     args: BenchArgs,
@@ -30,7 +66,6 @@ pub(super) async fn run(
         path: args.histogram.clone().unwrap_or_default(),
         source,
     })?;
-    let plan = plan(&args);
     let (target, done) = (Arc::new(target), Arc::new(Done::default()));
     if args.preload || plan.mix.reads() && !args.no_preload {
         let bar = follow("preload", plan.keys, &done, |done| done);
@@ -50,11 +85,11 @@ pub(super) async fn run(
     });
     let (mut cpu_from, mut cpu_to) = (None, None);
     let outcome = load::run(
-        target.clone(),
+        target,
         &plan,
         done,
-        async || cpu_from = cpu::used_s(&target).await.ok(),
-        async || cpu_to = cpu::used_s(&target).await.ok(),
+        async || cpu_from = used_s(measured).await,
+        async || cpu_to = used_s(measured).await,
     );
     let outcome = outcome.await.map_err(CliError::Bench)?;
     drop(bar);
@@ -73,10 +108,16 @@ pub(super) async fn run(
     Ok(if report.errors > 0 { Exit::Unavailable } else { Exit::Done })
 }
 
-fn plan(args: &BenchArgs) -> Plan {
+/// Processor time of nodes, if they say.
+async fn used_s(nodes: Option<&HttpNodes>) -> Option<f64> {
+    cpu::used_s(nodes?).await.ok()
+}
+
+fn plan(args: &BenchArgs, default_connections: usize) -> Plan {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Plan {
         clients: args.clients,
+        connections: args.connections.unwrap_or(default_connections).min(args.clients),
         mix: args.mix.clone(),
         value_bytes: args.value_size,
         keys: args.keys,
@@ -127,8 +168,8 @@ impl Drop for ClearOnDrop {
 
 fn print(terminal: &mut Terminal<'_>, report: &Report) -> Result<(), CliError> {
     terminal.line(&format!(
-        "{} clients, {}, values of {} B, {} keys, {:.1} s",
-        report.clients, report.mix, report.value_bytes, report.keys, report.measured_s
+        "{} clients on {} connections, {}, values of {} B, {} keys, {:.1} s",
+        report.clients, report.connections, report.mix, report.value_bytes, report.keys, report.measured_s
     ))?;
     let header = ["OPERATION", "OPS/S", "P50 MS", "P99 MS", "P99.9 MS", "MAX MS", "ERRORS"];
     let rows = report.kinds.iter().map(|kind| {

@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::bench::OperationError;
+use crate::config::secret_file::SecretFileError;
 use crate::kv::client::{BuildError, ClientError};
 use crate::kv::json::{ErrorBody, FormError};
 use crate::kv::token::HttpTokenError;
 use crate::kv::types::KvError;
+use crate::transport::client::OpenError;
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +51,12 @@ pub(super) enum CliError {
     Build(#[from] BuildError),
     #[error(transparent)]
     Token(#[from] HttpTokenError),
+    #[error(transparent)]
+    KeyFile(#[from] SecretFileError),
+    #[error("{} holds no secret key, which is 64 hex digits", path.display())]
+    NotAKey { path: PathBuf },
+    #[error(transparent)]
+    Endpoint(#[from] OpenError),
     /// A key or value out of bounds.
     #[error(transparent)]
     Limit(#[from] KvError),
@@ -80,7 +88,7 @@ impl CliError {
             Self::Client(ClientError::Form(_)) => Exit::Usage,
             Self::Client(_) => Exit::Refused,
             Self::NoSuchKey { .. } => Exit::NotFound,
-            Self::CompactionUnfinished { .. } | Self::Bench(_) => Exit::Unavailable,
+            Self::CompactionUnfinished { .. } | Self::Bench(_) | Self::Endpoint(_) => Exit::Unavailable,
             _ => Exit::Usage,
         }
     }
@@ -101,13 +109,19 @@ impl CliError {
             Self::Form(error) => (error.code(), error.action()),
             Self::Build(_) => ("no_address", "name a member with --addr"),
             Self::Token(_) => ("bad_token", "name the file that holds the node's token with --token-file"),
+            Self::KeyFile(_) | Self::NotAKey { .. } => {
+                ("bad_key", "name a file with --key-file that `aspen-node keygen` has written")
+            }
+            Self::Endpoint(_) => ("no_socket", "check that this machine has a network"),
             Self::NoSuchKey { .. } => ("no_such_key", "list the keys that there are with `aspen range`"),
             Self::Input { .. } => ("bad_input", "name a file that can be read, or - for the standard input"),
             Self::InputTooLarge { .. } => ("input_too_large", "split it over several keys or writes"),
             Self::Txn(_) => ("bad_json", "see `aspen txn --help` for an example"),
             Self::CompactionUnfinished { .. } => ("unfinished", "run it again"),
             Self::OutputFile { .. } => ("bad_output", "name a file that can be written"),
-            Self::Bench(_) => ("no_load", "check that the nodes at --addr run and serve: `aspen status`"),
+            Self::Bench(_) => {
+                ("no_load", "check that the nodes run, serve, and let this client in: `aspen status`")
+            }
             Self::Output(_) => ("bad_output", "check where the output goes to"),
         };
         ErrorBody::new(code, self.to_string(), action)

@@ -1,13 +1,21 @@
 //! Commands against a fake node, judged by what they print and how they end.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use axum::Router;
 use axum::body::Bytes;
 use axum::http::{StatusCode, Uri};
+use axum::serve::ListenerExt;
 use clap::{CommandFactory, Parser};
 use serde_json::{Value as Json, json};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::kv::types::{NodeId, NodeInfo, Peer, PublicKey};
+use crate::transport::ticket::NodeTicket;
 
 /// What a command printed, and how it ended.
 struct Run {
@@ -267,4 +275,56 @@ async fn reader_that_goes_away_is_no_failure() {
     };
     assert_eq!(run(cli, terminal).await, Exit::Done);
     assert!(stderr.is_empty());
+}
+
+#[tokio::test]
+async fn clients_of_a_load_share_the_connections_that_they_are_given() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let router = Router::new().fallback(async || axum::Json(json!({})));
+    let counted = accepted.clone();
+    let listener = listener.tap_io(move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+    });
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let load = ["bench", "--json", "--clients", "8", "--connections", "3", "--duration", "0.3"];
+    let run = run_at(&address, &[&load[..], &["--warmup", "0.1"]].concat(), b"").await;
+    assert_eq!(run.exit, Exit::Done, "{}", run.stderr);
+    let report: Json = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!((&report["clients"], &report["connections"]), (&json!(8), &json!(3)));
+    assert!(report["kinds"][0]["operations"].as_u64() > Some(0), "{report}");
+    // Besides the load, the figures of the node are asked for twice.
+    assert_eq!(accepted.load(Ordering::SeqCst), 3 + 2);
+}
+
+#[tokio::test]
+async fn a_load_over_iroh_needs_tickets_and_a_private_key() {
+    let public_key = PublicKey(*iroh::SecretKey::from_bytes(&[7; 32]).public().as_bytes());
+    let info = NodeInfo { public_key, ..NodeInfo::default() };
+    let ticket = NodeTicket(Peer { node_id: NodeId(1), info }).to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("key");
+    let key_file = path.to_str().unwrap();
+    let parse = |load: &[&str]| Cli::try_parse_from([&["aspen", "bench"], load].concat());
+    assert!(parse(&["--iroh", &ticket, "--key-file", key_file]).is_ok());
+    for (wrong, named) in [
+        (&["--iroh", &ticket][..], "--key-file"),
+        (&["--key-file", key_file], "--iroh"),
+        (&["--iroh", "nonsense", "--key-file", key_file], "no node ticket"),
+    ] {
+        let error = parse(wrong).unwrap_err().to_string();
+        assert!(error.contains(named), "{error}");
+    }
+
+    let load = ["bench", "--iroh", &ticket, "--key-file", key_file];
+    for (text, mode, named) in
+        [("77".repeat(32), 0o644, "chmod 600"), ("77".repeat(31), 0o600, "64 hex digits")]
+    {
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        let run = run_at("127.0.0.1:1", &load, b"").await;
+        assert_eq!(run.exit, Exit::Usage, "{}", run.stderr);
+        assert!(run.stderr.contains(named) && run.stderr.contains(key_file), "{}", run.stderr);
+    }
 }

@@ -5,6 +5,7 @@
 #![allow(clippy::print_stderr, clippy::print_stdout, clippy::unwrap_used)]
 
 mod bad_input;
+mod bench_over_iroh;
 mod damage;
 mod disk_pressure;
 mod failover;

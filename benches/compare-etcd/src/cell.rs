@@ -51,6 +51,7 @@ impl Cell {
     fn plan(&self, seconds: u64) -> Plan {
         Plan {
             clients: self.clients,
+            connections: self.clients,
             mix: self.mix.parse::<Mix>().expect("the grid has mixes"),
             value_bytes: self.value_bytes,
             keys: self.keys,

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use aspen::bench::http::HttpTarget;
+use aspen::bench::http::{HttpNodes, HttpTarget};
+use aspen::limits::BENCH_CLIENTS_MAX_COUNT;
 use tokio::process::Command;
 
 use super::until_ok;
@@ -86,7 +87,9 @@ impl AspenCluster {
     /// What the load is put on: all nodes.
     pub fn target(&self) -> Arc<HttpTarget> {
         let addresses = self.nodes.iter().map(|node| node.http.parse().expect("an address that this made"));
-        Arc::new(HttpTarget { addresses: addresses.collect(), token: None })
+        let nodes = HttpNodes { addresses: addresses.collect(), token: None };
+        // A connection for each client, however many there are: each is opened when it is needed.
+        Arc::new(HttpTarget::new(nodes, BENCH_CLIENTS_MAX_COUNT))
     }
 
     /// The processes of all nodes.
