@@ -196,7 +196,7 @@ async fn a_batch_accepted_in_part_is_continued_where_it_ended(storage: Storage) 
     let mut router = AspenRouter::new(storage);
     let before = router.new_cluster(&[1, 2, 3], &[]).await;
     router.forget_deliveries();
-    router.quota(2, 3);
+    router.quota(2, before + 3);
     let last = router.write(1, 10).await;
     router.wait(2).log_index(Some(before + 3), "a part").await.unwrap();
     router.never(2, 1, "more than its quota", |metrics| metrics.last_log_index > Some(before + 3)).await;

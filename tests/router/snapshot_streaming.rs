@@ -153,7 +153,7 @@ async fn a_snapshot_of_what_the_log_has_is_not_installed(storage: Storage) {
     router.propose(1, 10).await;
     router.until(3, "has all entries", |metrics| metrics.last_log_index == Some(before + 10)).await;
     router.isolate(3);
-    router.quota(2, 4);
+    router.quota(2, before + 4);
     router.rejoin(2);
     router.await_applied(&[1], before + 4).await;
     let snapshot = router.snapshot(1).await;

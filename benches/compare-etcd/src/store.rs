@@ -12,8 +12,17 @@ const FORMING_TIMEOUT: Duration = Duration::from_secs(30);
 
 const POLL: Duration = Duration::from_millis(50);
 
-/// Asks again until it succeeds.
+/// Asks again until it succeeds, while a cluster forms.
 async fn until_ok<T, F: Future<Output = anyhow::Result<T>>>(
+    what: &str,
+    ask: impl FnMut() -> F,
+) -> anyhow::Result<T> {
+    until_ok_within(FORMING_TIMEOUT, what, ask).await
+}
+
+/// Asks again until it succeeds.
+async fn until_ok_within<T, F: Future<Output = anyhow::Result<T>>>(
+    limit: Duration,
     what: &str,
     mut ask: impl FnMut() -> F,
 ) -> anyhow::Result<T> {
@@ -21,8 +30,8 @@ async fn until_ok<T, F: Future<Output = anyhow::Result<T>>>(
     loop {
         match ask().await {
             Ok(done) => return Ok(done),
-            Err(error) if began.elapsed() >= FORMING_TIMEOUT => {
-                return Err(anyhow!("{what}: not within {} s: {error:#}", FORMING_TIMEOUT.as_secs()));
+            Err(error) if began.elapsed() >= limit => {
+                return Err(anyhow!("{what}: not within {} s: {error:#}", limit.as_secs()));
             }
             Err(_) => tokio::time::sleep(POLL).await,
         }

@@ -131,12 +131,9 @@ impl Faults {
         self.after.iter_mut().map(|hook| hook(rpc)).collect()
     }
 
-    /// Takes entries out of a node's quota; answers with how many it may still have of those wanted.
-    pub(super) fn take_quota(&mut self, to: NodeId, wanted: u64) -> u64 {
-        let Some(left) = self.quotas.get_mut(&to) else { return wanted };
-        let taken = wanted.min(*left);
-        *left -= taken;
-        taken
+    /// Whether a node may have the entry with this index.
+    pub(super) fn is_within_quota(&self, to: NodeId, index: u64) -> bool {
+        self.quotas.get(&to).is_none_or(|last| index <= *last)
     }
 
     /// Takes a piece of a snapshot out of what may still reach a node. The fault ends when it strikes.
@@ -237,9 +234,10 @@ impl AspenRouter {
         gate
     }
 
-    /// Lets a node have only so many more entries: an append with more is accepted in part.
-    pub fn quota(&self, to: u64, entries: u64) {
-        self.fabric.faults().quotas.insert(NodeId(to), entries);
+    /// Lets a node have entries up to this index only, however often they are sent: an append with more is
+    /// accepted in part.
+    pub fn quota(&self, to: u64, last: u64) {
+        self.fabric.faults().quotas.insert(NodeId(to), last);
     }
 
     /// Ends a node's quota.

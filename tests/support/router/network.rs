@@ -279,8 +279,10 @@ impl Flow {
         let rpc = self.rpc(&request);
         self.wire.fabric.depart(&rpc).await?;
         let wanted = request.entries.len();
-        let allowed = self.wire.fabric.faults().take_quota(self.wire.to, wanted as u64);
-        request.entries.truncate(usize::try_from(allowed).expect("it is at most what was wanted"));
+        {
+            let faults = self.wire.fabric.faults();
+            request.entries.retain(|entry| faults.is_within_quota(self.wire.to, entry.log_id.index));
+        }
         let whole = request.entries.len() == wanted;
         let rpc = self.rpc(&request);
         let door = self.wire.fabric.connect(self.wire.to)?;
