@@ -234,6 +234,27 @@ pub const SNAPSHOT_CHUNK_MAX_BYTES: usize = 256 * 1024;
 /// chunks were up to 1 MiB before. Anything above is damage, and not worth an allocation.
 pub const SNAPSHOT_CHUNK_READ_MAX_BYTES: usize = 2 * 1024 * 1024;
 
+/// What a step of a restore needs beside the rows of its chunk: ids, numbers, framing.
+pub const RESTORE_STEP_OVERHEAD_BYTES: usize = 1024;
+
+/// How far a restore moves the revision on, beyond the newer of the store's and the backup's. The cluster of
+/// the backup went on after it was made, and the store does until the restore is committed: no revision that
+/// anyone has seen may come again. It is days of writes at any rate, and the millionth part of the whole
+/// numbers that every JSON reader takes.
+pub const RESTORE_REVISION_GAP: u64 = 1_000_000_000;
+
+/// Backups that one node makes at a time. Each reads all of the state and takes as much disk.
+pub const BACKUPS_MAX_COUNT: usize = 1;
+
+/// Time in which the receiver of a backup must take one piece of it.
+pub const BACKUP_PIECE_TIMEOUT_MS: u64 = 10_000;
+
+/// Rows of a discarded table that are removed in one step. Writes wait for a step, a few milliseconds.
+pub const SWEEP_STEP_MAX_ROWS: usize = 256;
+
+/// Pause between two such steps: most of the time is left to writes.
+pub const SWEEP_PAUSE_MS: u64 = 20;
+
 /// Work between two pauses while a file is copied or a snapshot is made. The pause is as long as the
 /// work was, so that writes get half of the disk and of the processors.
 pub const COPY_STEP_BYTES: usize = 4 * 1024 * 1024;
@@ -592,6 +613,7 @@ const _: () = assert!(CLIENT_IDLE_TIMEOUT_MS < HTTP_HEADER_TIMEOUT_MS);
 const _: () = assert!((CLIENT_LANES_MAX_COUNT as u64) * 8 < SESSIONS_MAX_COUNT);
 const _: () = assert!(RANGE_MAX_BYTES * 4 < CLIENT_REPLY_MAX_BYTES);
 const _: () = assert!(HTTP_CONNECTIONS_MAX_COUNT > HTTP_REQUESTS_MAX_COUNT);
+const _: () = assert!(SNAPSHOT_CHUNK_MAX_BYTES + RESTORE_STEP_OVERHEAD_BYTES <= COMMAND_MAX_BYTES);
 const _: () = assert!(COPY_STEP_MIN_BYTES < COPY_STEP_BYTES);
 const _: () = assert!(SHRINK_LAST_STEP_BYTES * 16 <= SHRINK_BEHIND_MAX_BYTES);
 const _: () = assert!(SNAPSHOT_EVERY_MIN_BYTES <= SNAPSHOT_EVERY_BYTES);

@@ -10,7 +10,9 @@ use std::time::Duration;
 use crate::limits;
 
 pub mod apply;
+pub mod backup;
 mod batch;
+mod blocks;
 mod caretaker;
 mod checked_file;
 pub mod codec;

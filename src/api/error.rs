@@ -123,7 +123,12 @@ fn kv_status(error: &KvError) -> StatusCode {
         | KvError::ValueTooLarge { .. }
         | KvError::TooManyOps { .. }
         | KvError::CommandTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-        KvError::SequenceTooOld { .. } | KvError::SessionExpired { .. } => StatusCode::CONFLICT,
+        KvError::BadRestore { .. } => StatusCode::BAD_REQUEST,
+        KvError::SequenceTooOld { .. }
+        | KvError::SessionExpired { .. }
+        | KvError::NotEmpty { .. }
+        | KvError::NoSuchRestore { .. }
+        | KvError::RestoreOutOfOrder { .. } => StatusCode::CONFLICT,
         KvError::Compacted { .. } => StatusCode::GONE,
         KvError::NotLeader { .. }
         | KvError::NoQuorum { .. }

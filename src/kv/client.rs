@@ -248,7 +248,7 @@ impl KvClient {
         let form = WriteForm::from_command(command, ENCODING)?;
         let repeat = match command.op {
             WriteOp::Txn(_) => Repeat::WithSession,
-            WriteOp::Compact { .. } => Repeat::Freely,
+            WriteOp::Compact { .. } | WriteOp::Restore(_) => Repeat::Freely,
         };
         let body = to_json(&form);
         let mut call = Call::new(Method::POST, "/write", body, repeat, deadline);

@@ -32,7 +32,7 @@ use super::forward::{ForwardError, ForwardHandler, ForwardReply, ForwardRequest,
 use super::interface::KeyValueStore;
 use super::types::{
     ClusterError, Command, Consistency, KeyRange, KvError, LeaderHint, MembershipChanged, NodeId, ReadReply,
-    ReadRequest, Staleness, WriteOp, WriteReply,
+    ReadRequest, Staleness, WriteReply,
 };
 use crate::limits;
 use crate::raft::RaftHandle;
@@ -295,7 +295,7 @@ impl KvService {
 impl KeyValueStore for KvService {
     async fn write(&self, command: Command) -> Result<WriteReply, KvError> {
         command.validate()?;
-        let repeatable = command.session.is_some() || matches!(command.op, WriteOp::Compact { .. });
+        let repeatable = command.session.is_some() || command.is_idempotent();
         let request = ForwardRequest::Propose(encode_command(&command)?);
         match self.lead_or_forward(request, repeatable, limits::REQUEST_TIMEOUT_MS).await {
             Ok(ForwardReply::Proposed(reply)) => Ok(reply),

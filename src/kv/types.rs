@@ -9,6 +9,7 @@ mod error;
 mod key;
 mod node;
 mod read;
+mod restore;
 
 pub use cluster::{
     ClusterStatus, DiskState, DiskStatus, Member, MembershipChange, MembershipChanged, NodeState, Peer, Role,
@@ -21,3 +22,4 @@ pub use error::{ClusterError, KvError, LeaderHint};
 pub use key::{Key, KeyValue, Revision, Value};
 pub use node::{ClusterId, NodeId, NodeInfo, ParseNodeIdError, ParsePublicKeyError, PublicKey};
 pub use read::{Consistency, KeyRange, RangeReply, ReadReply, ReadRequest, Staleness};
+pub use restore::{BackupOrigin, BackupTotals, RestoreId, RestoreStep};

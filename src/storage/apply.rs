@@ -26,6 +26,7 @@ use crate::kv::types::{
 use crate::limits;
 
 mod compaction;
+mod restore;
 mod sessions;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -74,6 +75,7 @@ impl<'t, T: WriteTables> Applier<'t, T> {
         match op {
             WriteOp::Txn(txn) => Ok(Ok(self.txn(txn)?)),
             WriteOp::Compact { revision } => self.compact(*revision),
+            WriteOp::Restore(step) => self.restore(step),
         }
     }
 

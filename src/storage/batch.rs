@@ -13,7 +13,7 @@ use super::apply::Applier;
 use super::head::{self, Head};
 use super::record;
 use super::tables::{ReadTables, StateError, WriteTables};
-use crate::kv::types::{Command, Revision};
+use crate::kv::types::{Command, Revision, WriteOp};
 use crate::limits;
 use crate::raft::types::{Applied, Entry, LogId, StoredMembership, TypeConfig};
 
@@ -21,6 +21,13 @@ use crate::raft::types::{Applied, Entry, LogId, StoredMembership, TypeConfig};
 pub(crate) struct BatchEntry {
     pub(crate) log_id: LogId,
     pub(crate) payload: BatchPayload,
+}
+
+impl BatchEntry {
+    /// Whether it may leave a discarded table behind.
+    pub(crate) fn may_discard(&self) -> bool {
+        matches!(&self.payload, BatchPayload::Command(command) if matches!(command.op, WriteOp::Restore(_)))
+    }
 }
 
 /// What an entry holds.

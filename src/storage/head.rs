@@ -1,20 +1,24 @@
-//! The single facts of the state, in [`Table::Meta`]: revisions, session counters, log position.
+//! The single facts of the state, in [`Table::Meta`]: revisions, session counters, log
+//! position, restores.
 //!
 //! They are read once before a batch of commands and written once behind it, so that how entries are
 //! batched leaves no trace in the tables.
 
+use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::record;
 use super::tables::{ReadTables, StateError, Table, WriteTables};
-use crate::kv::types::Revision;
+use crate::kv::types::{BackupTotals, RestoreId, Revision};
 use crate::raft::types::{LogId, SnapshotMeta, StoredMembership};
 
 // Names in the table of facts. They are on disk: they must stay stable.
 const REVISIONS: &[u8] = b"revisions";
 const SESSIONS: &[u8] = b"sessions";
 const APPLIED: &[u8] = b"applied";
+const RESTORING: &[u8] = b"restoring";
+const RESTORED: &[u8] = b"restored";
 pub(crate) const MEMBERSHIP: &[u8] = b"membership";
 
 /// How far the data goes, and back.
@@ -61,6 +65,56 @@ impl Head {
         store(tables, REVISIONS, &self.revisions)?;
         store(tables, SESSIONS, &self.sessions)
     }
+}
+
+/// The restore that is under way. Its keys are in [`Table::Staging`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Restoring {
+    pub(crate) id: RestoreId,
+    /// The revision that the backup holds.
+    pub(crate) backup_revision: Revision,
+    /// The revision at which its keys will be there.
+    pub(crate) revision: Revision,
+    /// Whether keys that are there may be replaced.
+    pub(crate) replace: bool,
+    /// What is staged.
+    pub(crate) staged: BackupTotals,
+    /// The last key that is staged; empty if there is none.
+    pub(crate) last_key: Bytes,
+}
+
+/// The restore that ended last, so that its commit is known when it is sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Restored {
+    pub(crate) id: RestoreId,
+    /// The revision at which its keys came.
+    pub(crate) revision: Revision,
+}
+
+/// The restore that is under way, if one is.
+pub(crate) fn load_restoring(tables: &impl ReadTables) -> Result<Option<Restoring>, StateError> {
+    load(tables, RESTORING)
+}
+
+/// Sets the restore that is under way.
+pub(crate) fn store_restoring(
+    tables: &mut impl WriteTables,
+    restoring: Option<&Restoring>,
+) -> Result<(), StateError> {
+    match restoring {
+        Some(_) => store(tables, RESTORING, &restoring),
+        None => tables.remove(Table::Meta, RESTORING),
+    }
+}
+
+/// The restore that ended last, if one did.
+pub(crate) fn load_restored(tables: &impl ReadTables) -> Result<Option<Restored>, StateError> {
+    load(tables, RESTORED)
+}
+
+/// Sets the restore that ended last.
+pub(crate) fn store_restored(tables: &mut impl WriteTables, restored: Restored) -> Result<(), StateError> {
+    store(tables, RESTORED, &Some(restored))
 }
 
 /// The last log entry in the state; none if it is empty.

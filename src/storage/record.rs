@@ -162,6 +162,8 @@ pub(crate) fn unseal<'a>(table: Table, key: &[u8], sealed: &'a [u8]) -> Result<&
 pub(crate) fn check_row(table: Table, key: &[u8], value: &[u8]) -> Result<(), StateError> {
     match table {
         Table::SessionOrder => Ok(()),
+        // They become the data as they are.
+        Table::Staging => unseal(Table::Data, key, value).map(drop),
         _ => unseal(table, key, value).map(drop),
     }
 }

@@ -22,8 +22,9 @@ pub(crate) mod format;
 #[cfg(test)]
 mod tests;
 
+pub use super::blocks::Part;
 use files::{SnapshotDir, TemporaryFile};
-pub use format::{Part, SnapshotError};
+pub use format::SnapshotError;
 
 /// A complete snapshot. A clone shares it.
 #[derive(Clone, Debug)]

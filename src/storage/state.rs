@@ -15,13 +15,14 @@ use futures::Stream;
 use openraft::alias::SnapshotOf;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 
+use super::backup::BackupPieces;
 use super::batch::{Batch, PublishedMarks};
 use super::snapshot::{SnapshotData, SnapshotInbox};
 use super::space::Space;
 use super::state_mem::MemState;
 use super::state_redb::{RedbState, ShrinkError, Shrunk};
 use super::tables::StateError;
-use crate::kv::types::{KvError, RangeReply, ReadRequest, Revision};
+use crate::kv::types::{BackupOrigin, KvError, RangeReply, ReadRequest, Revision};
 use crate::limits;
 use crate::raft::runtime;
 use crate::raft::types::{Applied, LogId, SnapshotMeta, StoredMembership, TypeConfig};
@@ -173,6 +174,39 @@ impl StateReader {
         match &self.store {
             Store::Memory(_) => Ok(None),
             Store::Redb(state) => state.file_bytes().map(Some),
+        }
+    }
+
+    /// Begins a backup of the newest applied state. It goes on by itself until all of it is written, or
+    /// nobody reads it any more.
+    ///
+    /// # Errors
+    /// Where the state cannot be read, or the file for it cannot be made.
+    pub async fn backup(&self, origin: BackupOrigin) -> io::Result<BackupPieces> {
+        match &self.store {
+            Store::Memory(state) => {
+                let state = state.clone();
+                runtime::blocking(move || state.backup(origin)).await?
+            }
+            Store::Redb(state) => {
+                let state = state.clone();
+                let (write, pieces) = runtime::blocking(move || state.begin_backup(origin)).await??;
+                // How it ends, its reader is told.
+                tokio::spawn(runtime::blocking(write));
+                Ok(pieces)
+            }
+        }
+    }
+
+    /// How long a backup would be now; 0 for a state in memory, which needs no disk for one. It blocks, and
+    /// reads all of the state.
+    ///
+    /// # Errors
+    /// Where the state cannot be read.
+    pub fn measure_backup(&self, origin: BackupOrigin) -> io::Result<u64> {
+        match &self.store {
+            Store::Memory(_) => Ok(0),
+            Store::Redb(state) => state.measure_backup(origin),
         }
     }
 

@@ -53,6 +53,10 @@ pub(crate) fn check_row(
                 return Err(malformed("the session that it names was used at another time".to_owned()));
             }
         }
+        Table::Staging => {
+            let (live, _): (Live, _) = record::unseal_open(Table::Data, key, value)?;
+            check_versions(table, key, live)?;
+        }
         Table::Leases | Table::Meta => {
             record::unseal(table, key, value)?;
         }
@@ -72,14 +76,19 @@ fn check_live(
     key: &[u8],
     live: Live,
 ) -> Result<(), StateError> {
-    if live.create_revision > live.changed.revision || live.version == 0 {
-        let reason = format!(
-            "version {} of a key that was created at revision {} cannot have been written at {}",
-            live.version, live.create_revision, live.changed.revision
-        );
-        return Err(StateError::Malformed { table, key: Bytes::copy_from_slice(row), reason });
-    }
+    check_versions(table, row, live)?;
     check_change(tables, head, table, row, key, live.changed)
+}
+
+fn check_versions(table: Table, row: &[u8], live: Live) -> Result<(), StateError> {
+    if live.create_revision <= live.changed.revision && live.version > 0 {
+        return Ok(());
+    }
+    let reason = format!(
+        "version {} of a key that was created at revision {} cannot have been written at {}",
+        live.version, live.create_revision, live.changed.revision
+    );
+    Err(StateError::Malformed { table, key: Bytes::copy_from_slice(row), reason })
 }
 
 /// Checks that a change was made, and can be undone unless it is compacted.

@@ -5,12 +5,13 @@ use std::io::{self, BufReader};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use super::backup::{self, BackupPieces};
 use super::batch::{self, BatchEntry, Marks, PublishedMarks};
 use super::snapshot::{SnapshotData, SnapshotError, format};
 use super::state::StateMachine;
 use super::tables::{MemTables, StateError, WriteTables};
 use super::{head, read};
-use crate::kv::types::{KvError, RangeReply, ReadRequest, Revision};
+use crate::kv::types::{BackupOrigin, KvError, RangeReply, ReadRequest, Revision};
 use crate::raft::types::{Applied, LogId, SnapshotMeta, StoredMembership};
 
 /// Begins an empty state.
@@ -68,6 +69,13 @@ impl MemState {
             *snapshot = Some(built.clone());
         }
         Ok(built)
+    }
+
+    pub(crate) fn backup(&self, origin: BackupOrigin) -> io::Result<BackupPieces> {
+        let view = self.tables().clone();
+        let mut bytes = Vec::new();
+        backup::write(&view, origin, &mut bytes)?;
+        Ok(BackupPieces::of_memory(bytes.into()))
     }
 
     pub(crate) fn current_snapshot(&self) -> Option<(SnapshotMeta, SnapshotData)> {

@@ -10,10 +10,12 @@
 //!   longer than [`limits::CHECKPOINT_FLUSH_WAIT_MS`] and an fsync.
 //! - A crash at any point leaves the old or the new state whole.
 
+mod backup;
 mod handle;
 mod rebuild;
 mod scrub;
 mod shrink;
+mod sweep;
 
 use std::io::{self, BufReader, BufWriter, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -38,7 +40,7 @@ use super::snapshot::files::SnapshotDir;
 use super::snapshot::format;
 use super::state::StateMachine;
 use super::syncs::SyncedFile;
-use super::tables::{RedbRead, RedbWrite, StateError};
+use super::tables::{RedbRead, RedbWrite, StateError, has_discarded};
 use super::{StorageError, StorageOptions, read};
 use crate::kv::types::{KvError, RangeReply, ReadRequest, Revision};
 use crate::limits;
@@ -80,7 +82,7 @@ pub fn open_on(
     RedbState::open(disk, dir, options, progress).map(StateMachine::redb)
 }
 
-/// The state on disk, and the thread that makes checkpoints of it.
+/// The state on disk, and the threads that look after it.
 pub(crate) struct RedbState {
     // Both end before the store is closed.
     checkpointer: Option<Caretaker>,
@@ -97,6 +99,8 @@ struct RedbStore {
     snapshots: Arc<SnapshotDir>,
     marks: PublishedMarks,
     bell: Arc<Bell>,
+    /// Rung when a table was discarded, for the one who shrinks.
+    sweep_bell: Arc<Bell>,
     /// Replaced when a snapshot is installed. A reader keeps the one that it began with.
     handle: RwLock<Arc<Handle>>,
     /// Held by whoever writes. The published marks change only under it.
@@ -149,10 +153,18 @@ impl RedbState {
             .map_err(StorageError::io("start the checkpoint thread for", &store.path))?;
         let shrink = {
             let store = store.clone();
-            move || store.shrink_if_due()
+            move || {
+                store.sweep();
+                store.shrink_if_due();
+            }
         };
+        if has_discarded(&store.handle().database)
+            .map_err(|source| StorageError::Content { path: store.path.clone(), source })?
+        {
+            store.sweep_bell.ring();
+        }
         let interval = Duration::from_millis(limits::SHRINK_CHECK_INTERVAL_MS);
-        let shrinker = Caretaker::start("state-shrink", Arc::default(), interval, shrink)
+        let shrinker = Caretaker::start("state-shrink", store.sweep_bell.clone(), interval, shrink)
             .map_err(StorageError::io("start the copying thread for", &store.path))?;
         Ok(Self { checkpointer: Some(checkpointer), shrinker: Some(shrinker), store })
     }
@@ -247,6 +259,12 @@ impl RedbState {
         super::digest::digest(&self.store.handle().read()?)
     }
 
+    /// Whether there are rows that nobody reads any more.
+    #[cfg(test)]
+    pub(crate) fn has_discarded(&self) -> bool {
+        has_discarded(&self.store.handle().database).unwrap()
+    }
+
     #[cfg(test)]
     pub(crate) fn dump(&self) -> Vec<(super::tables::Table, Vec<u8>, Vec<u8>)> {
         super::tables::dump(&self.store.handle().read().unwrap())
@@ -325,6 +343,7 @@ impl RedbStore {
             snapshots: Arc::new(snapshots),
             marks: published,
             bell: Arc::default(),
+            sweep_bell: Arc::default(),
             handle: RwLock::new(Arc::new(handle)),
             writer: Mutex::new(Pending { durable_index: marks.applied_index, ..Pending::default() }),
             shrinking: Mutex::default(),
@@ -363,6 +382,9 @@ impl RedbStore {
         let (results, marks) = batch::apply(&mut RedbWrite::new(&transaction)?, &entries)?;
         transaction.commit().map_err(StateError::database)?;
         self.marks.set(marks);
+        if entries.iter().any(BatchEntry::may_discard) {
+            self.sweep_bell.ring();
+        }
         if let Some(behind) = &mut pending.behind {
             behind.push(entries, bytes);
         }

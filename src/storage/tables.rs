@@ -17,7 +17,7 @@ use super::record::DecodeCommandError;
 
 mod on_redb;
 
-pub(crate) use on_redb::{RedbRead, RedbWrite, append_rows};
+pub(crate) use on_redb::{RedbRead, RedbWrite, append_rows, has_discarded, sweep_discarded};
 
 /// A table of the state. The numbers and names are on disk and in snapshots: they must stay stable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,11 +37,14 @@ pub enum Table {
     Leases = 5,
     /// Single facts: name -> fact. Entries live as long as the state.
     Meta = 6,
+    /// Keys of a restore that is under way: key -> the record that it will have, sealed as in `data`. Entries
+    /// live until they become the data, or are thrown away.
+    Staging = 7,
 }
 
 impl Table {
     /// All tables, each at the index of its number, which is also the order in a snapshot.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Data,
         Self::Tombstones,
         Self::History,
@@ -49,6 +52,7 @@ impl Table {
         Self::SessionOrder,
         Self::Leases,
         Self::Meta,
+        Self::Staging,
     ];
 
     /// The table's number in snapshots and checksums.
@@ -71,6 +75,7 @@ impl Table {
             Self::SessionOrder => "session_order",
             Self::Leases => "leases",
             Self::Meta => "meta",
+            Self::Staging => "staging",
         }
     }
 
@@ -174,6 +179,12 @@ pub trait ReadTables {
     /// # Errors
     /// Those of the storage engine.
     fn rows<'a>(&'a self, table: Table, bounds: RowBounds<'_>) -> Result<Self::Rows<'a>, StateError>;
+
+    /// How many rows a table has, without looking at them.
+    ///
+    /// # Errors
+    /// Those of the storage engine.
+    fn count(&self, table: Table) -> Result<u64, StateError>;
 }
 
 /// Writes to one state, all kept or all dropped by whoever owns the transaction.
@@ -211,6 +222,19 @@ pub trait WriteTables: ReadTables {
         table: Table,
         rows: &[(impl AsRef<[u8]>, impl AsRef<[u8]>)],
     ) -> Result<(), StateError>;
+
+    /// Empties a table, in a time that does not depend on how much is in it.
+    ///
+    /// # Errors
+    /// Those of the storage engine.
+    fn discard(&mut self, table: Table) -> Result<(), StateError>;
+
+    /// Makes the rows of `from` those of `to`, whose own are discarded, and leaves `from` empty; in a time
+    /// that does not depend on how many there are.
+    ///
+    /// # Errors
+    /// Those of the storage engine.
+    fn take_over(&mut self, from: Table, to: Table) -> Result<(), StateError>;
 }
 
 /// The tables in memory. A clone shares the bytes of keys and values.
@@ -230,6 +254,10 @@ impl ReadTables for MemTables {
     fn rows<'a>(&'a self, table: Table, bounds: RowBounds<'_>) -> Result<Self::Rows<'a>, StateError> {
         let row: for<'b> fn((&'b Bytes, &'b Bytes)) -> MemRow<'b> = |(key, value)| Ok((key, value));
         Ok(self.0[table.index()].range::<[u8], _>(bounds).map(row))
+    }
+
+    fn count(&self, table: Table) -> Result<u64, StateError> {
+        Ok(self.0[table.index()].len() as u64)
     }
 }
 
@@ -261,6 +289,18 @@ impl WriteTables for MemTables {
         rows: &[(impl AsRef<[u8]>, impl AsRef<[u8]>)],
     ) -> Result<(), StateError> {
         rows.iter().try_for_each(|(key, value)| self.put(table, key.as_ref(), value.as_ref()))
+    }
+
+    // What goes is freed at once, which is quick in memory, though not independent of how much it is.
+
+    fn discard(&mut self, table: Table) -> Result<(), StateError> {
+        self.0[table.index()].clear();
+        Ok(())
+    }
+
+    fn take_over(&mut self, from: Table, to: Table) -> Result<(), StateError> {
+        self.0[to.index()] = std::mem::take(&mut self.0[from.index()]);
+        Ok(())
     }
 }
 
@@ -294,9 +334,10 @@ mod tests {
                 (4, "session_order"),
                 (5, "leases"),
                 (6, "meta"),
+                (7, "staging"),
             ]
         );
         assert!(Table::ALL.iter().all(|table| Table::from_id(table.id()) == Some(*table)));
-        assert_eq!(Table::from_id(7), None);
+        assert_eq!(Table::from_id(8), None);
     }
 }

@@ -235,6 +235,7 @@ impl WriteForm {
         match &command.op {
             WriteOp::Txn(txn) => form.txn = Some(TxnForm::new(txn, encoding)?),
             WriteOp::Compact { revision } => form.compact = Some(CompactForm { revision: revision.0 }),
+            WriteOp::Restore(_) => return Err(FormError::field("restore", "has a path of its own")),
         }
         Ok(form)
     }

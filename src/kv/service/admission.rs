@@ -8,8 +8,8 @@ use std::time::Instant;
 use super::KvService;
 use super::attempt::Attempt;
 use crate::kv::types::{
-    Command, DiskState, DiskStatus, KeyRange, KeyValue, KvError, NodeId, ReadRequest, Txn, TxnOp, WriteOp,
-    WriteReply,
+    Command, DiskState, DiskStatus, KeyRange, KeyValue, KvError, NodeId, ReadRequest, RestoreStep, Txn,
+    TxnOp, WriteOp, WriteReply,
 };
 use crate::limits;
 use crate::raft::handover::{self, Unwell};
@@ -112,6 +112,10 @@ impl KvService {
     async fn growth(&self, command: Command) -> Result<(Growth, u64), KvError> {
         let txn = match command.op {
             WriteOp::Compact { .. } => return Ok((Growth::Frees, 0)),
+            WriteOp::Restore(RestoreStep::Commit { .. } | RestoreStep::Abort { .. }) => {
+                return Ok((Growth::Frees, 0));
+            }
+            WriteOp::Restore(_) => return Ok((Growth::Adds, 0)),
             WriteOp::Txn(txn) => txn,
         };
         let puts = |op: &TxnOp| matches!(op, TxnOp::Put { .. });

@@ -71,10 +71,10 @@ impl Retry {
         repeatable: bool,
     ) -> Result<Option<T>, ClusterError> {
         let reason = match attempt {
-            // The session was known, or there was room, when an earlier attempt took effect, if one did;
-            // whoever sent the write would take this refusal for a word about the only attempt.
+            // The session or the restore was known, or there was room, when an earlier attempt took effect, if
+            // one did; whoever sent the write would take this refusal for a word about the only attempt.
             Attempt::Done(Err(ClusterError::Kv(
-                KvError::SessionExpired { .. } | KvError::DiskFull { .. },
+                KvError::SessionExpired { .. } | KvError::DiskFull { .. } | KvError::NoSuchRestore { .. },
             ))) if self.unknown => {
                 return Err(self.outcome_unknown());
             }

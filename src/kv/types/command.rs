@@ -1,11 +1,12 @@
 //! Writes: the command that goes through the log, and the reply that applying it gives.
 //!
-//! Every write is a transaction (compare, then one of two lists of operations) or a compaction.
+//! Every write is a transaction (compare, then one of two lists of operations), a compaction, or a step
+//! of a restore.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Key, KeyRange, KvError, RangeReply, Revision, Value};
+use super::{Key, KeyRange, KvError, RangeReply, RestoreStep, Revision, Value};
 use crate::limits;
 
 /// Names a sequence of writes by one client, of which at most one is in work at a time.
@@ -52,6 +53,8 @@ pub enum WriteOp {
         /// The oldest revision that can still be read afterwards.
         revision: Revision,
     },
+    /// Replace all keys by those of a backup, step by step.
+    Restore(RestoreStep),
 }
 
 /// Compares, then runs one of two lists of operations, all at one revision or not at all.
@@ -180,7 +183,7 @@ impl Command {
                 let is_put = |op: &TxnOp| matches!(op, TxnOp::Put { .. });
                 success.len() <= 1 && failure.len() <= 1 && success.iter().chain(failure).all(is_put)
             }
-            WriteOp::Compact { .. } => false,
+            WriteOp::Compact { .. } | WriteOp::Restore(_) => false,
         }
     }
 
@@ -224,8 +227,13 @@ impl Command {
         }
         match &self.op {
             WriteOp::Txn(txn) => txn.validate(),
-            WriteOp::Compact { .. } => Ok(()),
+            WriteOp::Compact { .. } | WriteOp::Restore(_) => Ok(()),
         }
+    }
+
+    /// Whether it has the same effect however often it is applied, without a session too.
+    pub fn is_idempotent(&self) -> bool {
+        matches!(self.op, WriteOp::Compact { .. } | WriteOp::Restore(_))
     }
 }
 

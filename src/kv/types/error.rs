@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{NodeId, Revision};
+use super::{NodeId, RestoreId, Revision};
 
 /// Where the leader is, as far as the answering node knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,6 +161,36 @@ pub enum KvError {
         /// By how much the write may grow the files.
         needed_bytes: u64,
     },
+    /// A restore that was not told to replace keys found some. Nothing was changed.
+    #[error("the store holds {keys} keys at revision {revision}, and the restore may not replace any")]
+    NotEmpty {
+        /// The keys there are.
+        keys: u64,
+        /// The store's revision.
+        revision: Revision,
+    },
+    /// A step of a restore that is not under way. What it had staged is gone; the keys are as they were.
+    #[error(
+        "restore {id} is not under way: it was aborted, or another one has begun since; the keys were not touched"
+    )]
+    NoSuchRestore {
+        /// The restore.
+        id: RestoreId,
+    },
+    /// A chunk of a restore that cannot come next.
+    #[error("chunk {given} of the restore came, and chunk {expected} must come next")]
+    RestoreOutOfOrder {
+        /// The chunk that came.
+        given: u64,
+        /// The chunk that is missing.
+        expected: u64,
+    },
+    /// A step of a restore that holds something else than a backup does.
+    #[error("the restore was refused: {reason}; the keys were not touched")]
+    BadRestore {
+        /// What is wrong.
+        reason: String,
+    },
 }
 
 impl KvError {
@@ -187,6 +217,10 @@ impl KvError {
             Self::Storage { .. } => "storage",
             Self::UnsupportedByBackend { .. } => "unsupported_by_backend",
             Self::DiskFull { .. } => "disk_full",
+            Self::NotEmpty { .. } => "not_empty",
+            Self::NoSuchRestore { .. } => "no_such_restore",
+            Self::RestoreOutOfOrder { .. } => "restore_out_of_order",
+            Self::BadRestore { .. } => "bad_restore",
         }
     }
 
@@ -218,6 +252,14 @@ impl KvError {
             Self::UnsupportedByBackend { .. } => "use the control backend 'raft' for it",
             Self::DiskFull { .. } => {
                 "make room on that node's disk or enlarge it, or delete keys, few at a time, and compact the history; reads go on, and writes do by themselves once there is room"
+            }
+            Self::NotEmpty { .. } => {
+                "restore into an empty cluster, or say that the keys are to be replaced; back them up first"
+            }
+            Self::NoSuchRestore { .. } => "begin the restore anew, and run one at a time",
+            Self::RestoreOutOfOrder { .. } => "send the chunks in their order",
+            Self::BadRestore { .. } => {
+                "check the backup with `aspen backup --check FILE`; what is staged goes with the next restore, or an abort"
             }
         }
     }

@@ -7,7 +7,11 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
-use crate::kv::types::{RangeReply, ReadRequest, Revision, SessionId, SessionTag};
+use crate::kv::types::{
+    BackupTotals, RangeReply, ReadRequest, RestoreId, RestoreStep, Revision, SessionId, SessionTag,
+};
+use crate::storage::backup::BackupRow;
+use crate::storage::blocks::Totals;
 use crate::storage::tables::{MemTables, ReadTables, dump};
 
 /// Applies one command as a batch of its own.
@@ -402,7 +406,61 @@ pub(crate) fn commands() -> impl Strategy<Value = Vec<Command>> {
         sequence,
         since: Revision(0),
     }));
-    vec((tag, op).prop_map(|(session, op)| Command { session, op }), 1..40)
+    let single = (tag, op).prop_map(|(session, op)| Command { session, op }).boxed();
+    let group = prop_oneof![
+        12 => single.clone().prop_map(|command| vec![command]),
+        1 => restore(single),
+    ];
+    vec(group, 1..40).prop_map(|groups| groups.into_iter().flatten().collect())
+}
+
+/// The steps of a restore of few keys, with a write after each of them, and one of the steps left out or
+/// sent twice.
+fn restore(write: impl Strategy<Value = Command>) -> impl Strategy<Value = Vec<Command>> {
+    let chunks = vec(prop::sample::subsequence(vec!["a", "ab", "b", "bb", "c"], 1..4), 0..3);
+    let again = any::<prop::sample::Index>();
+    (0_u128..3, chunks, vec(write, 8), again, 0_usize..3, any::<bool>()).prop_map(
+        |(id, chunks, writes, again, times, aborts)| {
+            let mut steps = restore_steps(RestoreId(Uuid::from_u128(id)), &chunks);
+            if aborts {
+                steps.pop();
+                steps.push(RestoreStep::Abort { id: None });
+            }
+            let again = again.index(steps.len());
+            let step = steps.remove(again);
+            steps.splice(again..again, std::iter::repeat_n(step, times));
+            let steps = steps.into_iter().map(|step| Command::new(WriteOp::Restore(step)));
+            steps.zip(writes).flat_map(|(step, write)| [step, write]).collect()
+        },
+    )
+}
+
+/// The steps of a restore; each chunk has these keys, behind those of the chunk before.
+pub(crate) fn restore_steps(id: RestoreId, chunks: &[Vec<&'static str>]) -> Vec<RestoreStep> {
+    let mut steps = vec![RestoreStep::Begin { id, revision: Revision(9), replace: true }];
+    let mut totals = Totals::default();
+    for (number, keys) in (0..).zip(chunks) {
+        let mut rows = Vec::new();
+        for key in keys {
+            let key = format!("{number}{key}");
+            let row = BackupRow {
+                key: key.as_bytes(),
+                create_revision: Revision(3),
+                mod_revision: Revision(7),
+                version: 2,
+                lease: 0,
+                value: b"restored",
+            };
+            row.encode(&mut rows);
+            totals.rows += 1;
+        }
+        let checksum = crc32c::crc32c(&rows);
+        totals.add_chunk(checksum);
+        steps.push(RestoreStep::Chunk { id, number, checksum, rows: rows.into() });
+    }
+    let Totals { rows: keys, chunks, checksum } = totals;
+    steps.push(RestoreStep::Commit { id, totals: BackupTotals { keys, chunks, checksum } });
+    steps
 }
 
 proptest! {

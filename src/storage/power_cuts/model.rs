@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use openraft::EntryPayload;
 
-use crate::kv::types::Revision;
+use crate::kv::types::{RestoreStep, Revision};
 use crate::raft::types::{Entry, LogId, StoredMembership, Vote};
 use crate::storage::batch::{self, BatchEntry, BatchPayload};
 use crate::storage::record::decode_command;
@@ -35,6 +35,8 @@ pub(super) struct Model {
     pub(super) snapshot: u64,
     /// Entries in the last snapshot that came from another node.
     pub(super) installing: Option<u64>,
+    /// Steps that are left of a restore, the next one last.
+    pub(super) restoring: Vec<RestoreStep>,
     /// The state after so many entries.
     states: BTreeMap<u64, MemTables>,
 }
@@ -57,6 +59,7 @@ impl Model {
             durable: 0,
             snapshot: 0,
             installing: None,
+            restoring: Vec::new(),
             states: BTreeMap::from([(0, MemTables::default())]),
         }
     }

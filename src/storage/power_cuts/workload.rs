@@ -21,9 +21,10 @@ use super::model::{Model, count};
 use super::store::Store;
 use super::{Planted, Step};
 use crate::kv::types::{
-    Command, Key, KeyRange, NodeId, Revision, SessionId, SessionTag, TxnOp, Value, WriteOp,
+    Command, Key, KeyRange, NodeId, RestoreId, Revision, SessionId, SessionTag, TxnOp, Value, WriteOp,
 };
 use crate::raft::types::{Entry, TypeConfig, Vote};
+use crate::storage::apply::tests::restore_steps;
 use crate::storage::disk::SimulatedDisk;
 use crate::storage::log_redb::LOG_FILE;
 use crate::storage::record::encode_command;
@@ -319,12 +320,24 @@ impl Workload<'_> {
         }
     }
 
+    /// Goes on with a restore, or begins one.
+    fn next_restore_step(&mut self) -> Command {
+        if self.model.restoring.is_empty() {
+            let id = RestoreId(Uuid::from_u128(self.rng.random()));
+            self.model.restoring = restore_steps(id, &[vec!["a", "b"], vec!["a"]]);
+            self.model.restoring.reverse();
+        }
+        let step = self.model.restoring.pop().expect("a restore has steps");
+        Command::new(WriteOp::Restore(step))
+    }
+
     fn new_command(&mut self) -> Command {
         let key = |rng: &mut Xoshiro256PlusPlus| {
             Key::new(format!("k{:02}", rng.random_range(0..40))).expect("a short key")
         };
         let op = match self.rng.random_range(0..20) {
-            0..2 => {
+            0 => return self.next_restore_step(),
+            1 => {
                 let current = self.model.revision(self.model.committed);
                 return Command::new(WriteOp::Compact { revision: current });
             }

@@ -159,6 +159,11 @@ impl TemporaryFile {
         Appender::new(self.file.clone())
     }
 
+    /// Reads what has been written so far.
+    pub(crate) fn reader(&self) -> Arc<dyn DiskFile> {
+        self.file.clone()
+    }
+
     /// Makes durable what has been written so far.
     pub(crate) fn sync(&self) -> io::Result<()> {
         self.file.sync()

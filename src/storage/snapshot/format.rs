@@ -1,36 +1,25 @@
-//! The form of a snapshot: all rows of all tables, in order, under checksums.
+//! The form of a snapshot: all rows of all tables, in order, in [blocks](crate::storage::blocks).
 //!
-//! | part | content |
-//! |---|---|
-//! | start | magic, version (u32) |
-//! | header | block: the snapshot's metadata in postcard |
-//! | chunks | blocks: rows, each table (u8), key length (u32), key, value length (u32), value |
-//! | trailer | empty block's length (u32 0), checksum (u32), rows (u64), chunks (u64), checksum of the chunks' checksums (u32) |
-//!
-//! A block is its length (u32), its CRC32C (u32) and its bytes; numbers are little-endian. The trailer
-//! shows that nothing is missing at the end, and nothing may follow it.
+//! The header is the snapshot's metadata in postcard. A row is its table (u8), key length (u32), key,
+//! value length (u32) and value.
 //!
 //! # Tiger Style
-//! A chunk has at most [`limits::SNAPSHOT_CHUNK_MAX_BYTES`], unless it is a single larger row. Rows grow
-//! strictly by table and key, so a row cannot be there twice.
+//! Rows grow strictly by table and key, so a row cannot be there twice.
 
 use std::io::{self, Read, Write};
 use std::ops::Bound;
 
-use crate::limits;
 #[cfg(madsim)]
 use crate::planted::{Bug, has};
 use crate::raft::types::SnapshotMeta;
+pub(crate) use crate::storage::blocks::TRAILER_BYTES;
+use crate::storage::blocks::{self, BlockError, ChunkWriter, Magic, Part, Totals};
 use crate::storage::tables::{ReadTables, StateError, Table};
 use crate::storage::{head, record};
 
 // On disk and on the wire: they must stay stable.
-const MAGIC: [u8; 8] = *b"ASPENSNP";
+const MAGIC: Magic = *b"ASPENSNP";
 const VERSION: u32 = 1;
-const TRAILER_CONTENT_BYTES: usize = 20;
-
-/// Length of the trailer, at the end of every snapshot.
-pub(crate) const TRAILER_BYTES: usize = 2 * size_of::<u32>() + TRAILER_CONTENT_BYTES;
 
 /// Why bytes are no snapshot that can be used.
 #[derive(Debug, thiserror::Error)]
@@ -87,47 +76,16 @@ impl From<SnapshotError> for io::Error {
     }
 }
 
-/// A part of a snapshot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// The metadata in front.
-    Header,
-    /// A chunk, counted from 0.
-    Chunk(u64),
-    /// The totals behind.
-    Trailer,
-}
-
-impl std::fmt::Display for Part {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Header => f.write_str("header"),
-            Self::Chunk(number) => write!(f, "chunk {number}"),
-            Self::Trailer => f.write_str("trailer"),
+impl From<BlockError> for SnapshotError {
+    fn from(error: BlockError) -> Self {
+        match error {
+            BlockError::Foreign => Self::Foreign,
+            BlockError::Version(found) => Self::Version { found },
+            BlockError::Truncated => Self::Truncated,
+            BlockError::Checksum(part) => Self::Checksum { part },
+            BlockError::Malformed(part, reason) => Self::Malformed { part, reason },
+            BlockError::Io(error) => Self::Io(error),
         }
-    }
-}
-
-/// Totals of what was written or read, which the trailer holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Totals {
-    rows: u64,
-    chunks: u64,
-    checksum: u32,
-}
-
-impl Totals {
-    fn add_chunk(&mut self, checksum: u32) {
-        self.chunks += 1;
-        self.checksum = crc32c::crc32c_append(self.checksum, &checksum.to_le_bytes());
-    }
-
-    fn encode(self) -> [u8; TRAILER_CONTENT_BYTES] {
-        let mut content = [0; TRAILER_CONTENT_BYTES];
-        content[..8].copy_from_slice(&self.rows.to_le_bytes());
-        content[8..16].copy_from_slice(&self.chunks.to_le_bytes());
-        content[16..].copy_from_slice(&self.checksum.to_le_bytes());
-        content
     }
 }
 
@@ -139,13 +97,8 @@ pub(crate) fn write(tables: &impl ReadTables, out: &mut impl Write) -> io::Resul
         true => SnapshotMeta { last_membership: Default::default(), ..meta },
         false => meta,
     };
-    out.write_all(&MAGIC)?;
-    out.write_all(&VERSION.to_le_bytes())?;
     let header = postcard::to_stdvec(&meta).expect("metadata has only types that postcard can encode");
-    write_block(out, &header)?;
-
-    let mut totals = Totals::default();
-    let mut chunk = Vec::with_capacity(limits::SNAPSHOT_CHUNK_MAX_BYTES);
+    let mut chunks = ChunkWriter::begin(out, MAGIC, VERSION, &header)?;
     for table in Table::ALL {
         for row in tables.rows(table, (Bound::Unbounded, Bound::Unbounded))? {
             let (key, value) = row?;
@@ -155,47 +108,15 @@ pub(crate) fn write(tables: &impl ReadTables, out: &mut impl Write) -> io::Resul
             if has(Bug::SnapshotWithoutMembership) && *key == *head::MEMBERSHIP {
                 continue;
             }
-            let row_bytes = 1 + 2 * size_of::<u32>() + key.len() + value.len();
-            if !chunk.is_empty() && chunk.len() + row_bytes > limits::SNAPSHOT_CHUNK_MAX_BYTES {
-                totals.add_chunk(write_block(out, &chunk)?);
-                chunk.clear();
-            }
-            chunk.push(table.id());
-            push_bytes(&mut chunk, &key);
-            push_bytes(&mut chunk, &value);
-            totals.rows += 1;
+            chunks.push(1 + 2 * size_of::<u32>() + key.len() + value.len(), |chunk| {
+                chunk.push(table.id());
+                blocks::push_bytes(chunk, &key);
+                blocks::push_bytes(chunk, &value);
+            })?;
         }
     }
-    if !chunk.is_empty() {
-        totals.add_chunk(write_block(out, &chunk)?);
-    }
-    let content = totals.encode();
-    out.write_all(&0_u32.to_le_bytes())?;
-    out.write_all(&crc32c::crc32c(&content).to_le_bytes())?;
-    out.write_all(&content)?;
+    chunks.finish()?;
     Ok(meta)
-}
-
-fn write_block(out: &mut impl Write, block: &[u8]) -> io::Result<u32> {
-    assert!(
-        !block.is_empty() && block.len() <= limits::SNAPSHOT_CHUNK_READ_MAX_BYTES,
-        "a block of {} bytes could not be read back",
-        block.len()
-    );
-    let checksum = crc32c::crc32c(block);
-    out.write_all(&length(block).to_le_bytes())?;
-    out.write_all(&checksum.to_le_bytes())?;
-    out.write_all(block)?;
-    Ok(checksum)
-}
-
-fn push_bytes(chunk: &mut Vec<u8>, bytes: &[u8]) {
-    chunk.extend_from_slice(&length(bytes).to_le_bytes());
-    chunk.extend_from_slice(bytes);
-}
-
-fn length(bytes: &[u8]) -> u32 {
-    u32::try_from(bytes.len()).expect("keys, values and chunks are far below 4 GiB")
 }
 
 /// Reads a snapshot to its end, every checksum of it, and shows each row to `visit`.
@@ -240,8 +161,9 @@ impl<R: Read> SnapshotCheck<R> {
         mut visit: impl FnMut(Table, &[u8], &[u8]) -> Result<(), StateError>,
     ) -> Result<Option<usize>, SnapshotError> {
         let part = Part::Chunk(self.totals.chunks);
-        let Some((checksum, chunk)) = read_block(&mut self.input, part)? else {
-            return self.read_trailer().map(|()| None);
+        let Some((checksum, chunk)) = blocks::read_block(&mut self.input, part)? else {
+            blocks::read_trailer(&mut self.input, self.totals)?;
+            return Ok(None);
         };
         self.totals.add_chunk(checksum);
         let mut rest = &chunk[..];
@@ -257,74 +179,18 @@ impl<R: Read> SnapshotCheck<R> {
         }
         Ok(Some(chunk.len()))
     }
-
-    fn read_trailer(&mut self) -> Result<(), SnapshotError> {
-        // The length that stood for the end of the chunks is the trailer's first field.
-        let mut trailer = [0; TRAILER_BYTES];
-        read_exact(&mut self.input, &mut trailer[size_of::<u32>()..])?;
-        if check_trailer(&trailer)? != self.totals {
-            return Err(malformed(Part::Trailer, "its totals are not those of the chunks"));
-        }
-        match self.input.read(&mut [0]).map_err(SnapshotError::Io)? {
-            0 => Ok(()),
-            _ => Err(malformed(Part::Trailer, "bytes follow it")),
-        }
-    }
 }
 
 /// Reads the start of a snapshot alone.
 pub(crate) fn read_meta(input: &mut impl Read) -> Result<SnapshotMeta, SnapshotError> {
-    let mut magic = [0; MAGIC.len()];
-    read_exact(input, &mut magic)?;
-    if magic != MAGIC {
-        return Err(SnapshotError::Foreign);
-    }
-    let version = read_u32(input)?;
-    if version != VERSION {
-        return Err(SnapshotError::Version { found: version });
-    }
-    let Some((_, header)) = read_block(input, Part::Header)? else {
-        return Err(malformed(Part::Header, "it is empty"));
-    };
+    let header = blocks::read_header(input, MAGIC, VERSION)?;
     postcard::from_bytes(&header).map_err(|error| malformed(Part::Header, error.to_string()))
 }
 
 /// Checks that the last bytes of a snapshot are a trailer.
 pub(crate) fn has_trailer(last: &[u8; TRAILER_BYTES]) -> Result<(), SnapshotError> {
-    check_trailer(last).map(drop)
-}
-
-fn check_trailer(trailer: &[u8; TRAILER_BYTES]) -> Result<Totals, SnapshotError> {
-    let field =
-        |from: usize| -> [u8; 4] { trailer[from..from + 4].try_into().expect("the range has four bytes") };
-    let wide =
-        |from: usize| -> [u8; 8] { trailer[from..from + 8].try_into().expect("the range has eight bytes") };
-    if field(0) != [0; 4] || u32::from_le_bytes(field(4)) != crc32c::crc32c(&trailer[8..]) {
-        return Err(SnapshotError::Checksum { part: Part::Trailer });
-    }
-    Ok(Totals {
-        rows: u64::from_le_bytes(wide(8)),
-        chunks: u64::from_le_bytes(wide(16)),
-        checksum: u32::from_le_bytes(field(24)),
-    })
-}
-
-/// A block with its checksum, which holds; none where the length is 0.
-fn read_block(input: &mut impl Read, part: Part) -> Result<Option<(u32, Vec<u8>)>, SnapshotError> {
-    let length = read_u32(input)? as usize;
-    if length == 0 {
-        return Ok(None);
-    }
-    if length > limits::SNAPSHOT_CHUNK_READ_MAX_BYTES {
-        return Err(malformed(part, format!("it claims to have {length} bytes")));
-    }
-    let checksum = read_u32(input)?;
-    let mut block = vec![0; length];
-    read_exact(input, &mut block)?;
-    if crc32c::crc32c(&block) != checksum {
-        return Err(SnapshotError::Checksum { part });
-    }
-    Ok(Some((checksum, block)))
+    blocks::check_trailer(last)?;
+    Ok(())
 }
 
 type Row<'c> = (Table, &'c [u8], &'c [u8]);
@@ -333,28 +199,7 @@ fn take_row<'c>(rest: &mut &'c [u8]) -> Result<Row<'c>, String> {
     let (&table, behind) = rest.split_first().ok_or("a row is cut off")?;
     *rest = behind;
     let table = Table::from_id(table).ok_or_else(|| format!("table {table} is not known here"))?;
-    Ok((table, take_bytes(rest)?, take_bytes(rest)?))
-}
-
-fn take_bytes<'c>(rest: &mut &'c [u8]) -> Result<&'c [u8], String> {
-    let (length, behind) = rest.split_first_chunk().ok_or("a row is cut off")?;
-    let (bytes, behind) =
-        behind.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or("a row is cut off")?;
-    *rest = behind;
-    Ok(bytes)
-}
-
-fn read_u32(input: &mut impl Read) -> Result<u32, SnapshotError> {
-    let mut number = [0; 4];
-    read_exact(input, &mut number)?;
-    Ok(u32::from_le_bytes(number))
-}
-
-fn read_exact(input: &mut impl Read, bytes: &mut [u8]) -> Result<(), SnapshotError> {
-    input.read_exact(bytes).map_err(|error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => SnapshotError::Truncated,
-        _ => SnapshotError::Io(error),
-    })
+    Ok((table, blocks::take_bytes(rest)?, blocks::take_bytes(rest)?))
 }
 
 fn malformed(part: Part, reason: impl Into<String>) -> SnapshotError {

@@ -15,7 +15,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::kv::types::{Command, KeyRange, NodeId, WriteOp};
 use crate::raft::types::{Entry, LogId};
-use crate::storage::apply::tests::{commands, key, put};
+use crate::storage::apply::tests::{commands, key, put, restore_steps};
+use crate::storage::backup::{BackupDecoder, Decoded};
 use crate::storage::log_redb::{LOG_FILE, RedbLog};
 use crate::storage::progress::Progress;
 use crate::storage::record::encode_command;
@@ -309,6 +310,60 @@ async fn leftovers_of_a_crash_are_removed() {
     assert_eq!(state.reader().applied_index(), Some(2));
     assert_eq!(files(disk.dir.path()), ["snapshots", "state.redb"]);
     assert!(files(&disk.dir.path().join("snapshots")).is_empty());
+}
+
+/// Restores three keys, each of a chunk of its own.
+fn restore() -> Vec<Command> {
+    let id = crate::kv::types::RestoreId(uuid::Uuid::from_u128(1));
+    let steps = restore_steps(id, &[vec!["a"], vec!["a"], vec!["a"]]);
+    steps.into_iter().map(|step| Command::new(WriteOp::Restore(step))).collect()
+}
+
+#[tokio::test]
+async fn what_a_restore_replaces_is_removed_in_the_background_also_after_a_crash() {
+    let disk = Disk::new();
+    let (mut memory, mut state) = (state_mem::open(), disk.open());
+    let keys = |from: u64| (from..from + 1_500).map(|index| entry(index, &put(&index.to_string(), "old")));
+    for state in [&mut memory, &mut state] {
+        apply(state, keys(1).collect()).await;
+        let steps = (2_000..).zip(restore()).map(|(index, step)| entry(index, &step));
+        apply(state, steps.collect()).await;
+    }
+    assert!(state.reader().checkpoint().unwrap());
+    state.cut_power();
+    drop(state);
+    let state = disk.open();
+    assert_eq!(state.dump(), memory.dump());
+    let Store::Redb(redb) = &state.store else { panic!("it is on disk") };
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while redb.has_discarded() {
+        assert!(std::time::Instant::now() < deadline, "not all was removed within 10 s");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(state.dump(), memory.dump());
+    assert_eq!(value_of(&state, "1a").as_deref(), Some("restored"));
+}
+
+#[tokio::test]
+async fn backup_holds_the_state_as_it_was_when_it_began_on_either_store() {
+    let origin = BackupOrigin { cluster_id: None, node_id: NodeId(1), created_ms: 0 };
+    let disk = Disk::new();
+    let mut backups = Vec::new();
+    for mut state in [state_mem::open(), disk.open()] {
+        puts(&mut state, 1, 4).await;
+        let pieces = state.reader().backup(origin).await.unwrap();
+        puts(&mut state, 4, 6).await;
+        let pieces: Vec<bytes::Bytes> = pieces.stream().try_collect().await.unwrap();
+        backups.push(pieces.concat());
+        let measured = state.reader().measure_backup(origin).unwrap();
+        assert!([0, backups[0].len() as u64].contains(&measured), "{measured}");
+    }
+    assert_eq!(backups[0], backups[1]);
+    let mut decoder = BackupDecoder::default();
+    decoder.feed(&backups[0]);
+    let Some(Decoded::Header(header)) = decoder.next_part().unwrap() else { panic!("no header") };
+    assert_eq!((header.revision, header.keys), (Revision(3), 1));
+    assert!(files(&disk.dir.path().join("snapshots")).is_empty(), "the temporary file is gone");
 }
 
 #[tokio::test]

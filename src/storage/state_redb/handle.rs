@@ -121,7 +121,7 @@ pub(super) fn open_existing(
         limits::STATE_CHECK_AT_OPEN_MAX_BYTES,
     )?;
     let handle = Handle { database, file, fuse };
-    let loaded = handle.read().and_then(|tables| {
+    let loaded = RedbRead::add_missing(&handle.database).and_then(|()| handle.read()).and_then(|tables| {
         tables.open_all()?;
         head::load_membership(&tables)?;
         Marks::load(&tables)

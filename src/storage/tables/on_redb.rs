@@ -7,8 +7,8 @@ use std::ops::{Bound, Deref};
 
 use bytes::Bytes;
 use redb::{
-    AccessGuard, CursorError, Range, ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata,
-    TableDefinition, WriteTransaction,
+    AccessGuard, CursorError, Database, Range, ReadOnlyTable, ReadTransaction, ReadableDatabase,
+    ReadableTable, ReadableTableMetadata, TableDefinition, TableError, TableHandle, WriteTransaction,
 };
 
 use crate::storage::record;
@@ -62,14 +62,24 @@ impl RedbRead {
         Self { transaction, tables: array::from_fn(|_| OnceCell::new()) }
     }
 
+    /// Makes the tables that an older Aspen did not. Those that every Aspen makes are not made again: one
+    /// that is missing is damage.
+    pub(crate) fn add_missing(database: &Database) -> Result<(), StateError> {
+        let transaction = database.begin_read().map_err(StateError::database)?;
+        match transaction.open_table(definition(Table::Staging)) {
+            Err(TableError::TableDoesNotExist(_)) => {}
+            found => return found.map(drop).map_err(StateError::database),
+        }
+        drop(transaction);
+        let mut transaction = database.begin_write().map_err(StateError::database)?;
+        transaction.set_quick_repair(true);
+        transaction.open_table(definition(Table::Staging)).map_err(StateError::database)?;
+        transaction.commit().map_err(StateError::database)
+    }
+
     /// Opens every table, to see that they are there and of the right kind.
     pub(crate) fn open_all(&self) -> Result<(), StateError> {
         Table::ALL.into_iter().try_for_each(|table| self.table(table).map(drop))
-    }
-
-    /// The rows in a table, as it counts them itself.
-    pub(crate) fn count(&self, table: Table) -> Result<u64, StateError> {
-        self.table(table)?.len().map_err(StateError::database)
     }
 
     fn table(&self, table: Table) -> Result<&ReadOnlyTable<Raw, Raw>, StateError> {
@@ -93,20 +103,90 @@ impl ReadTables for RedbRead {
     fn rows<'a>(&'a self, table: Table, bounds: RowBounds<'_>) -> Result<RedbRows<'a>, StateError> {
         rows(self.table(table)?, bounds)
     }
+
+    fn count(&self, table: Table) -> Result<u64, StateError> {
+        self.table(table)?.len().map_err(StateError::database)
+    }
 }
 
 /// The tables in a write transaction. Dropping it leaves the transaction free to commit.
 pub(crate) struct RedbWrite<'t> {
-    tables: [redb::Table<'t, Raw, Raw>; Table::ALL.len()],
+    transaction: &'t WriteTransaction,
+    /// Each open, but while it is given another name.
+    tables: [Option<redb::Table<'t, Raw, Raw>>; Table::ALL.len()],
 }
 
 impl<'t> RedbWrite<'t> {
     /// Opens all tables, making those that are not there.
     pub(crate) fn new(transaction: &'t WriteTransaction) -> Result<Self, StateError> {
-        let open = |table| transaction.open_table(definition(table)).map_err(StateError::database);
-        let [data, tombstones, history, sessions, session_order, leases, meta] = Table::ALL.map(open);
-        Ok(Self { tables: [data?, tombstones?, history?, sessions?, session_order?, leases?, meta?] })
+        let mut tables = Self { transaction, tables: Default::default() };
+        Table::ALL.into_iter().try_for_each(|table| tables.open(table))?;
+        Ok(tables)
     }
+
+    fn open(&mut self, table: Table) -> Result<(), StateError> {
+        let open = self.transaction.open_table(definition(table)).map_err(StateError::database)?;
+        self.tables[table.index()] = Some(open);
+        Ok(())
+    }
+
+    fn table(&self, table: Table) -> &redb::Table<'t, Raw, Raw> {
+        self.tables[table.index()].as_ref().expect("tables are open between two calls")
+    }
+
+    fn table_mut(&mut self, table: Table) -> &mut redb::Table<'t, Raw, Raw> {
+        self.tables[table.index()].as_mut().expect("tables are open between two calls")
+    }
+
+    /// Gives a table a name under which nobody looks for it, and closes it.
+    fn put_away(&mut self, table: Table) -> Result<(), StateError> {
+        self.tables[table.index()] = None;
+        let taken = |name: &str| -> Result<bool, StateError> {
+            let mut names = self.transaction.list_tables().map_err(StateError::database)?;
+            Ok(names.any(|handle| handle.name() == name))
+        };
+        let mut number = 0_u64;
+        let name = loop {
+            let name = format!("{DISCARDED}{number}");
+            if !taken(&name)? {
+                break name;
+            }
+            number += 1;
+        };
+        let renamed = self.transaction.rename_table(definition(table), discarded(&name));
+        renamed.map_err(StateError::database)
+    }
+}
+
+/// What the names of discarded tables begin with. They are no part of the state; their rows are removed a
+/// few at a time.
+const DISCARDED: &str = "discarded-";
+
+fn discarded(name: &str) -> TableDefinition<'_, Raw, Raw> {
+    TableDefinition::new(name)
+}
+
+/// Removes some rows of a discarded table, or the table once it is empty. Returns whether there may be
+/// more to remove.
+pub(crate) fn sweep_discarded(transaction: &WriteTransaction, max_rows: usize) -> Result<bool, StateError> {
+    let mut names = transaction.list_tables().map_err(StateError::database)?;
+    let Some(name) = names.find(|handle| handle.name().starts_with(DISCARDED)) else { return Ok(false) };
+    let mut table = transaction.open_table(discarded(name.name())).map_err(StateError::database)?;
+    for _ in 0..max_rows {
+        if table.pop_first().map_err(StateError::database)?.is_none() {
+            drop(table);
+            transaction.delete_table(discarded(name.name())).map_err(StateError::database)?;
+            break;
+        }
+    }
+    Ok(true)
+}
+
+/// Whether a database has discarded tables.
+pub(crate) fn has_discarded(database: &Database) -> Result<bool, StateError> {
+    let transaction = database.begin_read().map_err(StateError::database)?;
+    let mut names = transaction.list_tables().map_err(StateError::database)?;
+    Ok(names.any(|handle| handle.name().starts_with(DISCARDED)))
 }
 
 /// Adds rows behind all others of a table, in their order, until there are `max_bytes` or no more.
@@ -154,17 +234,21 @@ impl ReadTables for RedbWrite<'_> {
         Self: 'a;
 
     fn get<'a>(&'a self, table: Table, key: &[u8]) -> Result<Option<RedbSlice<'a>>, StateError> {
-        get(&self.tables[table.index()], key)
+        get(self.table(table), key)
     }
 
     fn rows<'a>(&'a self, table: Table, bounds: RowBounds<'_>) -> Result<RedbRows<'a>, StateError> {
-        rows(&self.tables[table.index()], bounds)
+        rows(self.table(table), bounds)
+    }
+
+    fn count(&self, table: Table) -> Result<u64, StateError> {
+        self.table(table).len().map_err(StateError::database)
     }
 }
 
 impl WriteTables for RedbWrite<'_> {
     fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StateError> {
-        self.tables[table.index()].insert(key, value).map_err(StateError::database)?;
+        self.table_mut(table).insert(key, value).map_err(StateError::database)?;
         Ok(())
     }
 
@@ -174,7 +258,7 @@ impl WriteTables for RedbWrite<'_> {
         key: &[u8],
         next: impl FnOnce(&[u8]) -> Result<Vec<u8>, StateError>,
     ) -> Result<bool, StateError> {
-        let table = &mut self.tables[table.index()];
+        let table = self.table_mut(table);
         let Some(mut found) = table.get_mut(key).map_err(StateError::database)? else { return Ok(false) };
         let value = next(found.value())?;
         // In its place a page is never split: one whose values grow would grow with them.
@@ -188,7 +272,7 @@ impl WriteTables for RedbWrite<'_> {
     }
 
     fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), StateError> {
-        self.tables[table.index()].remove(key).map_err(StateError::database)?;
+        self.table_mut(table).remove(key).map_err(StateError::database)?;
         Ok(())
     }
 
@@ -197,12 +281,29 @@ impl WriteTables for RedbWrite<'_> {
         table: Table,
         rows: &[(impl AsRef<[u8]>, impl AsRef<[u8]>)],
     ) -> Result<(), StateError> {
-        let to = &mut self.tables[table.index()];
+        let to = self.table_mut(table);
         let mut end = to.upper_bound_mut(Bound::<&[u8]>::Unbounded).map_err(StateError::database)?;
         for (key, value) in rows {
             let (key, value) = (key.as_ref(), value.as_ref());
             end.insert_before(key, value).map_err(|error| not_appended(table, key, error))?;
         }
         end.close().map_err(StateError::database)
+    }
+
+    fn discard(&mut self, table: Table) -> Result<(), StateError> {
+        if self.count(table)? == 0 {
+            return Ok(());
+        }
+        self.put_away(table)?;
+        self.open(table)
+    }
+
+    fn take_over(&mut self, from: Table, to: Table) -> Result<(), StateError> {
+        self.put_away(to)?;
+        self.tables[from.index()] = None;
+        let renamed = self.transaction.rename_table(definition(from), definition(to));
+        renamed.map_err(StateError::database)?;
+        self.open(from)?;
+        self.open(to)
     }
 }

@@ -10,7 +10,7 @@ use crate::storage::record;
 use crate::storage::snapshot::SnapshotError;
 use crate::storage::snapshot::files::{FINISHED, TEMPORARY};
 use crate::storage::snapshot::format::SnapshotCheck;
-use crate::storage::tables::{StateError, Table};
+use crate::storage::tables::StateError;
 
 /// What is in a snapshot.
 #[derive(Clone, Debug)]
@@ -67,11 +67,6 @@ pub(in crate::storage) fn survey(path: &Path) -> Result<SnapshotFacts, Damage> {
 fn read(path: &Path) -> Result<SnapshotFacts, SnapshotError> {
     let file = File::open(path).map_err(SnapshotError::Io)?;
     let mut check = SnapshotCheck::begin(BufReader::new(file))?;
-    let visit = |table, key: &[u8], value: &[u8]| match table {
-        // Its rows are ids, which the sessions that they name vouch for.
-        Table::SessionOrder => Ok(()),
-        _ => record::unseal(table, key, value).map(drop),
-    };
-    while check.next_chunk(visit)?.is_some() {}
+    while check.next_chunk(record::check_row)?.is_some() {}
     Ok(SnapshotFacts { path: path.to_owned(), meta: check.meta().clone(), records: check.rows() })
 }

@@ -27,6 +27,8 @@ pub(in crate::storage) struct StateFacts {
 /// Opens a state without changing its file, and checks all of it.
 pub(in crate::storage) fn survey(path: &Path) -> Result<StateFacts, Vec<Damage>> {
     let database = overlay::open(path).map_err(|damage| vec![damage])?;
+    // In memory: the file stays as it is.
+    RedbRead::add_missing(&database).map_err(|error| vec![as_damage(path, &error)])?;
     let begun = database.begin_read().map_err(StateError::database);
     let mut damage = Vec::new();
     match begun.and_then(|transaction| look(path, &RedbRead::new(transaction), &mut damage)) {
@@ -51,7 +53,8 @@ fn look(path: &Path, tables: &RedbRead, damage: &mut Vec<Damage>) -> Result<Stat
         compacted: head.revisions.compacted,
         ..StateFacts::default()
     };
-    let mut sessions = [0_u64; 2];
+    let restoring = head::load_restoring(tables)?;
+    let (mut sessions, mut staged) = ([0_u64; 2], 0);
     for table in Table::ALL {
         for row in tables.rows(table, (Bound::Unbounded, Bound::Unbounded))? {
             let (key, value) = row?;
@@ -60,6 +63,7 @@ fn look(path: &Path, tables: &RedbRead, damage: &mut Vec<Damage>) -> Result<Stat
                 Table::Data => facts.keys += 1,
                 Table::Sessions => sessions[0] += 1,
                 Table::SessionOrder => sessions[1] += 1,
+                Table::Staging => staged += 1,
                 _ => {}
             }
             if let Err(error) = check_row(tables, &head, table, &key, &value) {
@@ -76,6 +80,11 @@ fn look(path: &Path, tables: &RedbRead, damage: &mut Vec<Damage>) -> Result<Stat
             head.sessions.count, sessions[0], sessions[1]
         );
         damage.push(Damage::new(path, Place::row(Table::Meta, b"sessions"), problem));
+    }
+    let counted = restoring.map_or(0, |restoring| restoring.staged.keys);
+    if staged != counted {
+        let problem = format!("{counted} keys of a restore are counted, and {staged} are there");
+        damage.push(Damage::new(path, Place::row(Table::Meta, b"restoring"), problem));
     }
     if facts.compacted > facts.revision {
         let problem =
