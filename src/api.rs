@@ -2,16 +2,18 @@
 //!
 //! Handlers are thin: they parse, call one of the two interfaces of [`crate::kv::interface`] (or
 //! [`PeerExchange`]), and map the result. This layer never touches Raft, storage or the transport.
-//! Every answer is JSON, errors too, but for the two pages of figures; `error` alone decides which
+//! Every answer is JSON, errors too, but for the two pages of figures and for backups; `error` alone decides which
 //! failure has which status. What the JSON means is defined in [`crate::kv::json`].
 //!
 //! # Tiger Style
 //! * At most [`limits::HTTP_REQUESTS_MAX_COUNT`] requests are in work; one more is refused at once.
 //!   Probes and figures are exempt: they must answer when nothing else does.
 //! * Request bodies together take at most [`limits::HTTP_BODIES_MAX_BYTES`].
-//! * Every request ends within [`limits::HTTP_REQUEST_TIMEOUT_MS`].
+//! * Every request is answered within [`limits::HTTP_REQUEST_TIMEOUT_MS`]; the rest of a backup comes with
+//!   a bound for each of its pieces.
 //! * Connections are bounded in number and in each of their waits; see [`serve`].
 
+mod backup;
 mod body;
 mod cluster;
 mod error;
@@ -110,6 +112,8 @@ fn router_within(state: ApiState, bounds: Bounds) -> Router {
     let counted = Router::new()
         .route("/write", post(kv::write))
         .route("/read", post(kv::read))
+        .route("/backup", get(backup::backup))
+        .route("/restore", post(backup::restore))
         .route("/init", post(cluster::init))
         .route("/add-learner", post(cluster::add_learner))
         .route("/change-membership", post(cluster::change_membership))

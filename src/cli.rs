@@ -1,15 +1,17 @@
 //! The command line `aspen`: the client library for people and for scripts.
 //!
 //! Results go to the standard output, as a table or, with `--json`, as JSON; errors go to the standard
-//! error, and the exit code tells their kinds apart. It keeps no state and reads no files but those
-//! that it is told to.
+//! error, and the exit code tells their kinds apart. It keeps no state, and reads and writes no files but
+//! those that it is told to.
 
 mod args;
+mod backup;
 mod bench;
 mod cluster;
 mod error;
 mod kv;
 mod output;
+mod restore;
 #[cfg(test)]
 mod tests;
 
@@ -65,6 +67,9 @@ async fn dispatch(cli: Cli, client: &KvClient, terminal: &mut Terminal<'_>) -> R
         Command::Member(command) => cluster::member(client, terminal, json, command).await,
         Command::Init => cluster::init(client, terminal, json).await,
         Command::Ticket => cluster::ticket(client, terminal, json).await,
+        Command::Backup(args) if args.check => backup::check(terminal, json, &args.file),
+        Command::Backup(args) => backup::run(client, terminal, json, args).await,
+        Command::Restore(args) => restore::run(client, terminal, json, args).await,
         Command::Bench(args) => {
             let token = cli.token_file.as_deref().map(HttpToken::read).transpose()?;
             let nodes = HttpNodes { addresses, token };

@@ -3,6 +3,7 @@
 //! The service turns requests into Raft proposals and reads; it knows the leader and forwards to it.
 //! It must never answer a write before a quorum has it on disk, and never wait without a bound.
 
+pub mod backup;
 #[cfg(feature = "net")]
 pub mod client;
 pub mod forward;

@@ -493,6 +493,16 @@ pub const CLIENT_IDLE_TIMEOUT_MS: u64 = 20_000;
 /// Reply that a client takes. A full page in base64 is under 6 MiB; its records take as much again.
 pub const CLIENT_REPLY_MAX_BYTES: usize = 64 * 1024 * 1024;
 
+/// Time in which a client gets some more of a backup. Above the node's own bound, and above the pause that a
+/// slow disk makes there.
+pub const CLIENT_BACKUP_PIECE_TIMEOUT_MS: u64 = 30_000;
+
+/// Piece of a backup that is read from its file at a time.
+pub const CLI_BACKUP_READ_BYTES: usize = 256 * 1024;
+
+/// Time for the word that a restore is not to go on. It is a courtesy: the next restore does the same.
+pub const CLI_ABORT_TIMEOUT_MS: u64 = 5_000;
+
 /// Time for one operation of a load generator. Above a node's own bound.
 pub const BENCH_OPERATION_TIMEOUT_MS: u64 = 10_000;
 
@@ -612,6 +622,7 @@ const _: () = assert!(CLIENT_SLOW_ATTEMPT_TIMEOUT_MS < CLIENT_SLOW_TIMEOUT_MS);
 const _: () = assert!(CLIENT_IDLE_TIMEOUT_MS < HTTP_HEADER_TIMEOUT_MS);
 const _: () = assert!((CLIENT_LANES_MAX_COUNT as u64) * 8 < SESSIONS_MAX_COUNT);
 const _: () = assert!(RANGE_MAX_BYTES * 4 < CLIENT_REPLY_MAX_BYTES);
+const _: () = assert!(BACKUP_PIECE_TIMEOUT_MS < CLIENT_BACKUP_PIECE_TIMEOUT_MS);
 const _: () = assert!(HTTP_CONNECTIONS_MAX_COUNT > HTTP_REQUESTS_MAX_COUNT);
 const _: () = assert!(SNAPSHOT_CHUNK_MAX_BYTES + RESTORE_STEP_OVERHEAD_BYTES <= COMMAND_MAX_BYTES);
 const _: () = assert!(COPY_STEP_MIN_BYTES < COPY_STEP_BYTES);

@@ -135,6 +135,7 @@ fn kv_status(error: &KvError) -> StatusCode {
         | KvError::NotInitialized
         | KvError::Recovering
         | KvError::Overloaded { .. }
+        | KvError::BackupsFull { .. }
         | KvError::Stopping { .. } => StatusCode::SERVICE_UNAVAILABLE,
         KvError::OutcomeUnknown { .. } => StatusCode::GATEWAY_TIMEOUT,
         KvError::Storage { .. } => StatusCode::INTERNAL_SERVER_ERROR,

@@ -6,12 +6,15 @@ mod wire;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
+use futures::StreamExt;
 use serde_json::{Value as Json, json};
 use tower::ServiceExt;
 
 use self::fakes::{FakeCluster, FakePeers, FakeStore, any_kv, status};
 use super::*;
-use crate::kv::types::{KvError, LeaderHint, NodeId, NodeState, Revision, WriteOp, WriteReply};
+use crate::kv::types::{
+    KvError, LeaderHint, NodeId, NodeState, RestoreId, RestoreStep, Revision, WriteOp, WriteReply,
+};
 
 const TOKEN: &str = "0123456789abcdef";
 
@@ -109,6 +112,11 @@ async fn every_failure_of_the_store_has_its_status() {
         (KvError::Stopping { reason: reason() }, 503),
         (KvError::Storage { reason: reason() }, 500),
         (KvError::UnsupportedByBackend { backend: reason(), operation: reason() }, 501),
+        (KvError::NotEmpty { keys: 2, revision: Revision(3) }, 409),
+        (KvError::NoSuchRestore { id: RestoreId::random() }, 409),
+        (KvError::RestoreOutOfOrder { given: 2, expected: 1 }, 409),
+        (KvError::BadRestore { reason: reason() }, 400),
+        (KvError::BackupsFull { in_work: 1 }, 503),
         (KvError::DiskFull { node_id: NodeId(1), free_bytes: 1, kept_bytes: 2, needed_bytes: 3 }, 507),
     ];
     for (error, status) in failures {
@@ -117,7 +125,9 @@ async fn every_failure_of_the_store_has_its_status() {
         let write = refusal(&router, post("/write", r#"{"delete":{"key":"a"}}"#)).await;
         assert_eq!(write, (status, code.clone()));
         let read = refusal(&router, post("/read", r#"{"get":{"key":"a"}}"#)).await;
-        assert_eq!(read, (status, code));
+        assert_eq!(read, (status, code.clone()));
+        assert_eq!(refusal(&router, get("/backup")).await, (status, code.clone()));
+        assert_eq!(refusal(&router, post("/restore", r#"{"abort":{}}"#)).await, (status, code));
     }
 }
 
@@ -250,6 +260,31 @@ async fn compaction_is_repeated_until_it_is_complete() {
     }));
     let (status, body) = answer(&router, post("/write", r#"{"compact":{"revision":5}}"#)).await;
     assert_eq!((status, &body["succeeded"]), (200, &json!(true)));
+}
+
+#[tokio::test]
+async fn backup_that_breaks_off_is_no_whole_answer() {
+    let response = api(FakeStore::default()).oneshot(get("/backup")).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(response.headers()[header::CONTENT_TYPE], "application/octet-stream");
+    let mut body = response.into_body().into_data_stream();
+    assert_eq!(body.next().await.unwrap().unwrap(), "2 of node 1");
+    assert!(body.next().await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn steps_of_a_restore_reach_the_store_as_they_were_sent() {
+    let router = api(FakeStore::writing(|command| {
+        let WriteOp::Restore(RestoreStep::Chunk { number, rows, .. }) = command.op else { panic!("a chunk") };
+        assert_eq!((number, &rows[..]), (4, &b"rows"[..]));
+        Ok(WriteReply { revision: Revision(9), succeeded: true, results: Vec::new(), replayed: true })
+    }));
+    let id = RestoreId::random();
+    let chunk = format!(r#"{{"chunk":{{"id":"{id}","number":4,"checksum":1,"rows":"cm93cw=="}}}}"#);
+    let (status, body) = answer(&router, post("/restore", &chunk)).await;
+    assert_eq!(status, 200);
+    assert_eq!(body, json!({"revision": 9, "succeeded": true, "results": [], "replayed": true}));
+    assert_eq!(refusal(&router, post("/restore", "{}")).await, (400, "bad_request".to_owned()));
 }
 
 #[tokio::test]

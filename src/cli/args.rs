@@ -100,10 +100,33 @@ pub enum Command {
         #[arg(value_name = "REVISION")]
         revision: u64,
     },
+    /// Write all keys, as of one revision, to a file; or check one that was written
+    #[command(after_help = BACKUP_HELP)]
+    Backup(BackupArgs),
+    /// Replace all keys by those of a backup, at one revision
+    #[command(after_help = RESTORE_HELP)]
+    Restore(RestoreArgs),
     /// Put the nodes at --addr, or those of tickets, under load, and measure them
     #[command(after_help = BENCH_HELP)]
     Bench(BenchArgs),
 }
+
+const BACKUP_HELP: &str = "\
+A backup holds keys, values, revisions and leases, but no history and no members. It is checked while it
+comes in, and stands under its name only once all of it is on the disk.
+
+Examples:
+  aspen backup monday.aspen
+  aspen backup --check monday.aspen";
+
+const RESTORE_HELP: &str = "\
+The whole file is checked before anything is sent. The cluster takes reads and writes until the keys of the
+backup are all there; then they replace what it holds, in one step. Its revision moves forward, beyond any
+that it or the cluster of the backup can have had: who reads or watches from an older one is told so.
+
+Examples:
+  aspen restore monday.aspen
+  aspen restore monday.aspen --replace";
 
 const BENCH_HELP: &str = "\
 It writes keys that begin with --key-prefix and leaves them there. Each client has one request under way.
@@ -197,6 +220,33 @@ pub struct TxnArgs {
     /// Its keys and values are base64
     #[arg(long)]
     pub base64: bool,
+}
+
+/// Where to back up to.
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    /// The file
+    pub file: PathBuf,
+    /// Replace the file if it is there
+    #[arg(long, conflicts_with = "check")]
+    pub force: bool,
+    /// Read the file and say whether it is whole; no node is asked
+    #[arg(long)]
+    pub check: bool,
+}
+
+/// What to restore.
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// The backup
+    #[arg(required_unless_present = "abort")]
+    pub file: Option<PathBuf>,
+    /// Replace the keys that the cluster holds; without it only an empty cluster is restored to
+    #[arg(long)]
+    pub replace: bool,
+    /// Throw away what a restore that was cut short has sent to the cluster
+    #[arg(long, conflicts_with_all = ["file", "replace"])]
+    pub abort: bool,
 }
 
 /// What load to make.

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use crate::bench::OperationError;
 use crate::config::secret_file::SecretFileError;
-use crate::kv::client::{BuildError, ClientError};
+use crate::kv::backup::BackupError;
+use crate::kv::client::{Address, BuildError, ClientError};
 use crate::kv::json::{ErrorBody, FormError};
 use crate::kv::token::HttpTokenError;
 use crate::kv::types::KvError;
@@ -74,6 +75,20 @@ pub(super) enum CliError {
     CompactionUnfinished { revision: u64 },
     #[error("{} cannot be written: {source}", path.display())]
     OutputFile { path: PathBuf, source: io::Error },
+    #[error("{}: {source}", path.display())]
+    BadBackup { path: PathBuf, source: BackupError },
+    #[error("what came from {address} was not kept: {source}")]
+    BadTransfer { address: Address, source: BackupError },
+    #[error("{} is there already", path.display())]
+    FileExists { path: PathBuf },
+    #[error(
+        "the cluster holds {keys} keys at revision {revision}, which the backup of {backup_keys} keys would replace: nothing was changed"
+    )]
+    WouldReplace { keys: u64, revision: u64, backup_keys: u64 },
+    #[error("{} was changed while it was read: nothing was restored", path.display())]
+    FileChanged { path: PathBuf },
+    #[error("the restore was interrupted: nothing was changed")]
+    Interrupted,
     #[error("the load could not be made: {0}")]
     Bench(OperationError),
     #[error("the output cannot be written: {0}")]
@@ -88,6 +103,8 @@ impl CliError {
             Self::Client(ClientError::Form(_)) => Exit::Usage,
             Self::Client(_) => Exit::Refused,
             Self::NoSuchKey { .. } => Exit::NotFound,
+            Self::WouldReplace { .. } | Self::Interrupted => Exit::Refused,
+            Self::BadTransfer { .. } => Exit::Unavailable,
             Self::CompactionUnfinished { .. } | Self::Bench(_) | Self::Endpoint(_) => Exit::Unavailable,
             _ => Exit::Usage,
         }
@@ -119,6 +136,19 @@ impl CliError {
             Self::Txn(_) => ("bad_json", "see `aspen txn --help` for an example"),
             Self::CompactionUnfinished { .. } => ("unfinished", "run it again"),
             Self::OutputFile { .. } => ("bad_output", "name a file that can be written"),
+            Self::BadBackup { .. } => (
+                "bad_backup",
+                "use another backup, and check each with `aspen backup --check` when it is made",
+            ),
+            Self::BadTransfer { .. } => {
+                ("broken_off", "run it again; the node's log says what happened there")
+            }
+            Self::FileExists { .. } => ("file_exists", "name another file, or replace it with --force"),
+            Self::WouldReplace { .. } => {
+                ("not_empty", "back the cluster up first, then run it again with --replace")
+            }
+            Self::FileChanged { .. } => ("bad_backup", "run it again when nobody writes to the file"),
+            Self::Interrupted => ("interrupted", "run it again when the keys are to be replaced"),
             Self::Bench(_) => {
                 ("no_load", "check that the nodes run, serve, and let this client in: `aspen status`")
             }

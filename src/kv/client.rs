@@ -11,6 +11,7 @@
 //! one client are in work; clones share that bound, the connections and the sessions.
 
 mod address;
+mod backup;
 mod cluster;
 mod error;
 mod lane;
@@ -29,6 +30,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use address::{Address, ParseAddressError};
+pub use backup::BackupBody;
 pub use error::{BuildError, ClientError};
 
 use self::address::Targets;

@@ -2,9 +2,10 @@
 
 use async_trait::async_trait;
 
+use super::backup::BackupStream;
 use super::types::{
-    ClusterError, ClusterStatus, Command, KvError, MembershipChange, MembershipChanged, Peer, ReadReply,
-    ReadRequest, WriteReply,
+    BackupOrigin, ClusterError, ClusterStatus, Command, KvError, MembershipChange, MembershipChanged, Peer,
+    ReadReply, ReadRequest, WriteReply,
 };
 
 /// Forms the cluster and changes who belongs to it. Every call ends within
@@ -33,4 +34,9 @@ pub trait KeyValueStore: Send + Sync + 'static {
 
     /// Reads a range.
     async fn read(&self, request: ReadRequest) -> Result<ReadReply, KvError>;
+
+    /// Begins a backup of a state that has every write that was acknowledged before the call. The stream
+    /// ends early where one of its pieces is not taken within
+    /// [`crate::limits::BACKUP_PIECE_TIMEOUT_MS`].
+    async fn backup(&self, origin: BackupOrigin) -> Result<BackupStream, KvError>;
 }

@@ -8,6 +8,7 @@
 mod cluster;
 mod error;
 mod read;
+mod restore;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -24,6 +25,7 @@ pub use cluster::{
 };
 pub use error::{ErrorBody, ErrorForm};
 pub use read::{GetForm, KeyValueForm, RangeForm, ReadForm, ReadReplyForm};
+pub use restore::{AbortRestoreForm, BeginRestoreForm, CommitRestoreForm, RestoreChunkForm, RestoreForm};
 pub use write::{
     CompactForm, CompareForm, CompareWith, DeleteRangeForm, OpForm, PrefixForm, PutForm, SessionForm,
     SetMultiForm, TxnForm, WriteForm,

@@ -12,6 +12,7 @@
 
 mod admission;
 mod attempt;
+mod backup;
 pub mod cluster;
 pub mod disk;
 pub mod history;
@@ -25,14 +26,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::{Instant, ReadPolicy};
+use tokio::sync::Semaphore;
 
 use self::attempt::{Attempt, Retry};
 use self::read_index::ReadIndex;
+use super::backup::BackupStream;
 use super::forward::{ForwardError, ForwardHandler, ForwardReply, ForwardRequest, Forwarder};
 use super::interface::KeyValueStore;
 use super::types::{
-    ClusterError, Command, Consistency, KeyRange, KvError, LeaderHint, MembershipChanged, NodeId, ReadReply,
-    ReadRequest, Staleness, WriteReply,
+    BackupOrigin, ClusterError, Command, Consistency, KeyRange, KvError, LeaderHint, MembershipChanged,
+    NodeId, ReadReply, ReadRequest, Staleness, WriteReply,
 };
 use crate::limits;
 use crate::raft::RaftHandle;
@@ -74,6 +77,7 @@ struct Inner {
     read_index: ReadIndex,
     recovered: AtomicBool,
     disk_reports: DiskReports,
+    backups: Arc<Semaphore>,
 }
 
 impl KvService {
@@ -87,6 +91,7 @@ impl KvService {
                 read_index,
                 recovered: AtomicBool::new(false),
                 disk_reports: DiskReports::default(),
+                backups: Arc::new(Semaphore::new(limits::BACKUPS_MAX_COUNT)),
             }
         }))
     }
@@ -322,6 +327,10 @@ impl KeyValueStore for KvService {
                 .map_err(|error| KvError::Storage { reason: error.to_string() })??,
         };
         Ok(ReadReply { revision, range, staleness })
+    }
+
+    async fn backup(&self, origin: BackupOrigin) -> Result<BackupStream, KvError> {
+        self.begin_backup(origin).await
     }
 }
 

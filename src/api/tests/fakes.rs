@@ -4,15 +4,18 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
 use tokio::sync::Notify;
 
 use crate::api::{PeerError, PeerExchange};
+use crate::kv::backup::BackupStream;
 use crate::kv::interface::{ClusterController, KeyValueStore};
 use crate::kv::json::{Connection, KnownPeer};
 use crate::kv::types::{
-    ClusterError, ClusterId, ClusterStatus, Command, Key, KeyValue, KvError, Member, MembershipChange,
-    MembershipChanged, NodeId, NodeInfo, NodeState, OpResult, Peer, RangeReply, ReadReply, ReadRequest,
-    Revision, Role, Value, WriteReply,
+    BackupOrigin, ClusterError, ClusterId, ClusterStatus, Command, Key, KeyValue, KvError, Member,
+    MembershipChange, MembershipChanged, NodeId, NodeInfo, NodeState, OpResult, Peer, RangeReply, ReadReply,
+    ReadRequest, Revision, Role, Value, WriteReply,
 };
 
 type OnWrite = Box<dyn Fn(Command) -> Result<WriteReply, KvError> + Send + Sync>;
@@ -99,6 +102,18 @@ impl KeyValueStore for FakeStore {
                 range: RangeReply { kvs: vec![kv.clone()], more: false },
                 staleness: None,
             }),
+            Reads::Fail(error) => Err(error.clone()),
+        }
+    }
+
+    async fn backup(&self, origin: BackupOrigin) -> Result<BackupStream, KvError> {
+        self.begin().await;
+        match &self.reads {
+            Reads::Find(kv) => {
+                let text = format!("{} of node {}", kv.mod_revision, origin.node_id);
+                let pieces = [Ok(Bytes::from(text)), Err(std::io::Error::other("the disk is gone"))];
+                Ok(futures::stream::iter(pieces).boxed())
+            }
             Reads::Fail(error) => Err(error.clone()),
         }
     }

@@ -59,6 +59,14 @@ pub enum ClientError {
         /// How long it waited.
         waited_ms: u64,
     },
+    /// An answer that came in pieces did not come to its end.
+    #[error("what {address} sent broke off: {reason}")]
+    BrokenOff {
+        /// The node.
+        address: Address,
+        /// What happened.
+        reason: String,
+    },
     /// A request that cannot be said over HTTP. Nothing was sent.
     #[error(transparent)]
     Form(#[from] FormError),
@@ -71,7 +79,7 @@ impl ClientError {
             Self::Refused { outcome_unknown, .. }
             | Self::Unreachable { outcome_unknown, .. }
             | Self::NotUnderstood { outcome_unknown, .. } => *outcome_unknown,
-            Self::Busy { .. } | Self::Form(_) => false,
+            Self::Busy { .. } | Self::BrokenOff { .. } | Self::Form(_) => false,
         }
     }
 
@@ -82,6 +90,7 @@ impl ClientError {
             Self::Unreachable { .. } => "unreachable_cluster",
             Self::NotUnderstood { .. } => "not_understood",
             Self::Busy { .. } => "busy_client",
+            Self::BrokenOff { .. } => "broken_off",
             Self::Form(error) => error.code(),
         }
     }
@@ -96,6 +105,7 @@ impl ClientError {
             Self::Unreachable { .. } => "check that the nodes run and that their addresses are right",
             Self::NotUnderstood { .. } => "check that the address is that of an Aspen node's HTTP API",
             Self::Busy { .. } => "send fewer writes at a time, or wait longer",
+            Self::BrokenOff { .. } => "run it again; the node's log says what happened there",
             Self::Form(error) => error.action(),
         }
     }
@@ -104,7 +114,10 @@ impl ClientError {
     /// or is not formed yet.
     pub fn is_unavailable(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::NotUnderstood { .. } | Self::Busy { .. } => true,
+            Self::Unreachable { .. }
+            | Self::NotUnderstood { .. }
+            | Self::Busy { .. }
+            | Self::BrokenOff { .. } => true,
             Self::Refused { error, .. } => super::verdict::is_unavailable(&error.code),
             Self::Form(_) => false,
         }
@@ -116,7 +129,7 @@ impl ClientError {
             Self::Refused { outcome_unknown, .. }
             | Self::Unreachable { outcome_unknown, .. }
             | Self::NotUnderstood { outcome_unknown, .. } => *outcome_unknown = unknown,
-            Self::Busy { .. } | Self::Form(_) => {}
+            Self::Busy { .. } | Self::BrokenOff { .. } | Self::Form(_) => {}
         }
         self
     }

@@ -14,11 +14,12 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::{Method, Request, StatusCode, header};
+use hyper::body::Incoming;
+use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::{HttpConnector, capture_connection};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::time::Instant;
 
 use super::address::Targets;
@@ -114,6 +115,12 @@ impl Progress {
         again.leader
     }
 
+    /// Whether there is no time left for another attempt after this pause.
+    fn is_over(&self, call: &Call, pause: Duration) -> bool {
+        let is_absent = !self.was_heard && call.deadline.waited_ms() >= limits::CLIENT_ABSENT_TIMEOUT_MS;
+        is_absent || Instant::now() + pause >= call.deadline.at
+    }
+
     fn outcome_unknown(&self, call: &Call) -> bool {
         self.unsure && call.repeat != Repeat::Freely
     }
@@ -153,20 +160,46 @@ impl Http {
     /// Sends the request until it is answered, refused, or out of time.
     pub(super) async fn call<R: DeserializeOwned>(&self, call: &Call) -> Result<R, ClientError> {
         let mut progress = Progress::default();
-        let mut pauses = ExponentialBuilder::new()
-            .with_min_delay(Duration::from_millis(limits::CLIENT_BACKOFF_MIN_MS))
-            .with_max_delay(Duration::from_millis(limits::CLIENT_BACKOFF_MAX_MS))
-            .with_jitter()
-            .without_max_times()
-            .build();
+        let mut pauses = pauses();
         loop {
             if let Some(outcome) = self.round(call, &mut progress).await {
                 return outcome.map_err(|error| error.with_outcome(progress.outcome_unknown(call)));
             }
             let pause = pauses.next().expect("the pauses have no end");
-            let is_absent =
-                !progress.was_heard && call.deadline.waited_ms() >= limits::CLIENT_ABSENT_TIMEOUT_MS;
-            if is_absent || Instant::now() + pause >= call.deadline.at {
+            if progress.is_over(call, pause) {
+                return Err(progress.error(call));
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Sends the request until a node begins to answer it, with a body that may be of any length.
+    pub(super) async fn open(&self, call: &Call) -> Result<(Address, Incoming), ClientError> {
+        let mut progress = Progress::default();
+        let mut pauses = pauses();
+        loop {
+            for address in self.targets.in_order() {
+                progress.saw(&address);
+                let attempt = match self.begin(call, &address).await {
+                    Ok(response) if response.status().is_success() => {
+                        self.targets.prefer(&address);
+                        return Ok((address, response.into_body()));
+                    }
+                    Ok(response) => take(response).await.unwrap_or_else(|attempt| attempt),
+                    Err(attempt) => attempt,
+                };
+                progress.was_heard |= !matches!(attempt, Attempt::NotSent { .. });
+                match judge::<IgnoredAny>(call.also_answer, &address, attempt) {
+                    Verdict::Done(_) => unreachable!("what is no success is no answer"),
+                    Verdict::Fail { error, .. } => return Err(error),
+                    Verdict::Again(again) => {
+                        self.targets.avoid(&address);
+                        progress.note(again);
+                    }
+                }
+            }
+            let pause = pauses.next().expect("the pauses have no end");
+            if progress.is_over(call, pause) {
                 return Err(progress.error(call));
             }
             tokio::time::sleep(pause).await;
@@ -220,26 +253,31 @@ impl Http {
     }
 
     async fn attempt(&self, call: &Call, address: &Address) -> Attempt {
-        let mut request = self.request(call, address);
-        let connection = capture_connection(&mut request);
         let exchange = async {
-            let response = self.client.request(request).await.map_err(|error| {
-                let reason = with_causes(&error);
-                if error.is_connect() { Attempt::NotSent { reason } } else { Attempt::NoAnswer { reason } }
-            })?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), limits::CLIENT_REPLY_MAX_BYTES);
-            let body =
-                body.collect().await.map_err(|error| Attempt::NoAnswer { reason: error.to_string() })?;
-            Ok(Attempt::Answered { status, body: body.to_bytes() })
+            let response = self.begin(call, address).await?;
+            take(response).await
         };
         let until = call.deadline.at.min(Instant::now() + call.attempt_timeout);
         match tokio::time::timeout_at(until, exchange).await {
             Ok(Ok(attempt) | Err(attempt)) => attempt,
-            Err(_) if connection.connection_metadata().is_none() => {
-                Attempt::NotSent { reason: "it did not accept a connection in time".to_owned() }
-            }
             Err(_) => Attempt::NoAnswer { reason: "it did not answer in time".to_owned() },
+        }
+    }
+
+    /// Sends the request once, and takes the head of the answer.
+    async fn begin(&self, call: &Call, address: &Address) -> Result<Response<Incoming>, Attempt> {
+        let mut request = self.request(call, address);
+        let connection = capture_connection(&mut request);
+        let until = call.deadline.at.min(Instant::now() + call.attempt_timeout);
+        match tokio::time::timeout_at(until, self.client.request(request)).await {
+            Ok(answer) => answer.map_err(|error| {
+                let reason = with_causes(&error);
+                if error.is_connect() { Attempt::NotSent { reason } } else { Attempt::NoAnswer { reason } }
+            }),
+            Err(_) if connection.connection_metadata().is_none() => {
+                Err(Attempt::NotSent { reason: "it did not accept a connection in time".to_owned() })
+            }
+            Err(_) => Err(Attempt::NoAnswer { reason: "it did not answer in time".to_owned() }),
         }
     }
 
@@ -255,8 +293,26 @@ impl Http {
     }
 }
 
+/// Takes the rest of an answer, which has a bound.
+async fn take(response: Response<Incoming>) -> Result<Attempt, Attempt> {
+    let status = response.status();
+    let body = Limited::new(response.into_body(), limits::CLIENT_REPLY_MAX_BYTES);
+    let body = body.collect().await.map_err(|error| Attempt::NoAnswer { reason: error.to_string() })?;
+    Ok(Attempt::Answered { status, body: body.to_bytes() })
+}
+
+/// The pauses between rounds.
+fn pauses() -> impl Iterator<Item = Duration> {
+    ExponentialBuilder::new()
+        .with_min_delay(Duration::from_millis(limits::CLIENT_BACKOFF_MIN_MS))
+        .with_max_delay(Duration::from_millis(limits::CLIENT_BACKOFF_MAX_MS))
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
 /// An error with what caused it, in one line.
-fn with_causes(error: &dyn std::error::Error) -> String {
+pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |error| error.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

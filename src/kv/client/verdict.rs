@@ -13,8 +13,8 @@ use crate::kv::json::{ErrorBody, ErrorForm};
 
 /// Failures that lie in the answering node or in the cluster, and that may be gone with the next
 /// attempt. Nothing was changed.
-const TRANSIENT: [&str; 6] =
-    ["not_leader", "no_quorum", "not_initialized", "recovering", "overloaded", "broken_body"];
+const TRANSIENT: [&str; 7] =
+    ["not_leader", "no_quorum", "not_initialized", "recovering", "overloaded", "backups_full", "broken_body"];
 
 /// Failures of which the node cannot say whether the request took effect.
 const UNCERTAIN: [&str; 5] = ["outcome_unknown", "timeout", "stopping", "storage", "internal"];

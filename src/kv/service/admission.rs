@@ -103,7 +103,7 @@ impl KvService {
         Attempt::Done(Err(error.into()))
     }
 
-    fn disk_full(&self, no_room: NoRoom) -> KvError {
+    pub(super) fn disk_full(&self, no_room: NoRoom) -> KvError {
         let NoRoom { free_bytes, kept_bytes, needed_bytes } = no_room;
         KvError::DiskFull { node_id: self.node_id(), free_bytes, kept_bytes, needed_bytes }
     }

@@ -185,6 +185,12 @@ pub enum KvError {
         /// The chunk that is missing.
         expected: u64,
     },
+    /// As many backups are being made as the node makes at a time.
+    #[error("the node makes {in_work} backup already, the most it makes at a time")]
+    BackupsFull {
+        /// How many are in work.
+        in_work: usize,
+    },
     /// A step of a restore that holds something else than a backup does.
     #[error("the restore was refused: {reason}; the keys were not touched")]
     BadRestore {
@@ -220,6 +226,7 @@ impl KvError {
             Self::NotEmpty { .. } => "not_empty",
             Self::NoSuchRestore { .. } => "no_such_restore",
             Self::RestoreOutOfOrder { .. } => "restore_out_of_order",
+            Self::BackupsFull { .. } => "backups_full",
             Self::BadRestore { .. } => "bad_restore",
         }
     }
@@ -257,6 +264,7 @@ impl KvError {
                 "restore into an empty cluster, or say that the keys are to be replaced; back them up first"
             }
             Self::NoSuchRestore { .. } => "begin the restore anew, and run one at a time",
+            Self::BackupsFull { .. } => "wait for it to end, or ask another member",
             Self::RestoreOutOfOrder { .. } => "send the chunks in their order",
             Self::BadRestore { .. } => {
                 "check the backup with `aspen backup --check FILE`; what is staged goes with the next restore, or an abort"
