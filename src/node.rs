@@ -108,6 +108,15 @@ pub enum NodeError {
         /// What is there.
         holds: &'static str,
     },
+    /// A recovery was begun and not ended.
+    #[error(
+        "a recovery of this node was cut short, so it is a member of nothing whole. Run `aspen-node recover --data-dir {} --yes`, which completes it",
+        dir.display()
+    )]
+    RecoveryUnfinished {
+        /// The data directory.
+        dir: PathBuf,
+    },
     /// The log is gone, and with it the votes that this node gave.
     #[error(
         "{path} is missing, although this directory belongs to a cluster: without its log and votes the node must not vote again. Remove node {node_id} from the cluster, empty the directory, and add the node under another id"
@@ -367,7 +376,11 @@ fn metadata(config: &Config, data_dir: &DataDir, identity: &Identity) -> Result<
             if let Some(holds) = left.filter(|_| !path.exists()) {
                 return Err(NodeError::MetadataMissing { path, holds });
             }
-            Ok(Metadata::open(data_dir.path(), config.node_id, identity.public_key())?)
+            let metadata = Metadata::open(data_dir.path(), config.node_id, identity.public_key())?;
+            if metadata.recovery().is_some() {
+                return Err(NodeError::RecoveryUnfinished { dir: data_dir.path().to_owned() });
+            }
+            Ok(metadata)
         }
         // A memory that forgets its votes must not remember that it has a cluster.
         Storage::Memory => {

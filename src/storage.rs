@@ -33,6 +33,7 @@ pub mod pressure;
 pub mod progress;
 mod read;
 pub mod record;
+pub mod recover;
 pub mod repair;
 pub mod scrub;
 pub mod snapshot;

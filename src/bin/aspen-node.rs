@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         Some(Command::Keygen { out }) => return keygen(out),
         Some(Command::Verify { data_dir, json }) => return finish(care::verify(data_dir, *json)),
         Some(Command::Repair { data_dir, dry_run }) => return finish(care::repair(data_dir, *dry_run)),
+        Some(Command::Recover { data_dir, yes }) => return finish(care::recover(data_dir, *yes)),
         None => {}
     }
     let loaded = match load(&flags) {

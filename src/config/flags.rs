@@ -36,6 +36,12 @@ replace it are printed. Damaged files are kept under another name.
 Exit codes: 0 repaired, or nothing to repair; 1 cannot be repaired; 2 refused: the node runs, or there is
 no data.";
 
+const RECOVER_CODES: &str = "\
+The node keeps its data and its id, and becomes the only member of a cluster with another id. What other
+members acknowledged and this one never got is lost. While a majority may come back, wait for it instead.
+
+Exit codes: 0 done, or said what would be; 1 failed on the way: run it again; 2 refused, nothing changed.";
+
 /// One node of Aspen, a replicated key-value store.
 ///
 /// Without flags it makes a cluster of one: data in ./aspen-data, HTTP on 127.0.0.1:4600, nodes on UDP
@@ -159,6 +165,16 @@ pub enum Command {
         /// Say what would be done, and change nothing
         #[arg(long)]
         dry_run: bool,
+    },
+    /// Make a new cluster of this stopped node alone, where a majority of the old one is lost for good
+    #[command(after_help = RECOVER_CODES)]
+    Recover {
+        /// The data directory
+        #[arg(long, value_name = "DIR", default_value = "./aspen-data")]
+        data_dir: PathBuf,
+        /// Do it; without it only says what the node holds and what may be lost
+        #[arg(long)]
+        yes: bool,
     },
 }
 

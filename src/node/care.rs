@@ -1,6 +1,6 @@
-//! `aspen-node verify` and `aspen-node repair`: the data directory of a node that does not run.
+//! `aspen-node verify`, `repair` and `recover`: the data directory of a node that does not run.
 //!
-//! Both take the lock that a running node holds. What they find and do is the storage's; here it is put
+//! All take the lock that a running node holds. What they find and do is the storage's; here it is put
 //! into words, with the steps that are left to a person.
 
 use std::fmt::Write;
@@ -10,6 +10,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::data_dir::{DataDir, DataDirError};
+use crate::storage::recover::{self, RecoverError, Recovered, RecoveryPlan};
 use crate::storage::repair::{self, Action, Plan, RepairError, Repaired};
 use crate::storage::verify::{self, Check, Outcome as FileOutcome, Report, VerifyError};
 
@@ -45,12 +46,19 @@ pub enum CareError {
     /// The repair failed on its way.
     #[error(transparent)]
     Repair(#[from] RepairError),
+    /// No cluster was made.
+    #[error(transparent)]
+    Recover(#[from] RecoverError),
 }
 
 impl CareError {
     /// Whether nothing was begun.
     pub fn is_refusal(&self) -> bool {
-        !matches!(self, Self::Repair(_))
+        match self {
+            Self::Repair(_) => false,
+            Self::Recover(error) => error.is_refusal(),
+            _ => true,
+        }
     }
 }
 
@@ -102,6 +110,24 @@ pub fn repair(dir: &Path, is_dry: bool) -> Result<Outcome, CareError> {
     });
     bar.finish_and_clear();
     text.push_str(&account(&plan, &repaired?));
+    Ok(Outcome { text, is_well: true })
+}
+
+/// Says what a survivor holds and what may be lost, and makes a cluster of it if it is told to.
+///
+/// # Errors
+/// Where nothing can be made of it, or that failed on its way.
+pub fn recover(dir: &Path, yes: bool) -> Result<Outcome, CareError> {
+    let _reading = DataDir::open_to_read(dir)?;
+    let plan = quietly(|| recover::plan(dir))?;
+    let mut text = survivor(&plan);
+    text.push('\n');
+    if yes {
+        let recovered = quietly(|| plan.carry_out())?;
+        text.push_str(&new_cluster(&plan, &recovered));
+    } else {
+        text.push_str(&what_recovery_does(&plan));
+    }
     Ok(Outcome { text, is_well: true })
 }
 
@@ -238,5 +264,89 @@ fn rejoin(report: &Report, reason: &str) -> String {
          \x20                        aspen member promote NEW\n\
          If this is the only node of its cluster, restore the directory from a backup instead: \
          what is damaged here exists nowhere else."
+    )
+}
+
+/// What a survivor holds, and what may be lost.
+fn survivor(plan: &RecoveryPlan) -> String {
+    let RecoveryPlan { report, node_id, from, members, last, committed, .. } = plan;
+    let mut text = String::new();
+    let mut line = |sentence: String| {
+        text.push_str(&sentence);
+        text.push('\n');
+    };
+    let cluster = from.map_or("an unknown cluster".to_owned(), |id| format!("cluster {id}"));
+    line(format!("{}: node {node_id} of {cluster}", report.data_dir.display()));
+    if plan.is_unfinished {
+        line("an earlier recovery was cut short; this one completes it".to_owned());
+    }
+    line(String::new());
+    line("members, as this node knew them last:".to_owned());
+    for member in members {
+        let role = if member.is_voter { "voter" } else { "learner, without a vote" };
+        let this = if member.node_id == *node_id { ", this node" } else { "" };
+        let addresses: Vec<String> = member.info.addresses.iter().map(ToString::to_string).collect();
+        line(format!("  {:>4}  {role}{this}  {}", member.node_id, addresses.join(", ")));
+    }
+    line(String::new());
+    line("what it holds:".to_owned());
+    let index = |index: Option<u64>| index.map_or("none".to_owned(), |index| index.to_string());
+    let id = |id: &Option<_>| id.as_ref().map_or("none".to_owned(), ToString::to_string);
+    let (revision, keys) = (report.revision.unwrap_or_default(), report.keys.unwrap_or_default());
+    line(format!(
+        "  revision {revision} with {keys} keys on disk, applied up to entry {}",
+        index(report.applied_index)
+    ));
+    line(format!("  last log entry {}, committed as far as it knows {}", id(last), id(committed)));
+    line(String::new());
+    line("what may be lost:".to_owned());
+    let voters = members.iter().filter(|member| member.is_voter).count();
+    if members.iter().any(|member| member.node_id == *node_id && member.is_voter) && voters == 1 {
+        line("  nothing: it is the only voter, so nothing was acknowledged without it".to_owned());
+    } else {
+        line(format!(
+            "  whatever the other members acknowledged behind entry {}. It cannot know whether there is any",
+            index(last.map(|last| last.index))
+        ));
+        line(
+            "  If there is another survivor, compare, and recover the one whose last entry is the higher:"
+                .to_owned(),
+        );
+        line(
+            "  the term counts first, which stands in front, then the index, which stands behind".to_owned(),
+        );
+    }
+    if let Some((first, last)) = plan.uncommitted() {
+        line(format!(
+            "Entries {first} to {last} are kept: a majority may have had them, so that they were acknowledged."
+        ));
+        line(
+            "One that was not is a write whose sender was told that its outcome is unknown, or nothing."
+                .to_owned(),
+        );
+    }
+    text
+}
+
+fn what_recovery_does(plan: &RecoveryPlan) -> String {
+    format!(
+        "With --yes node {id} becomes the only member of a new cluster, under another cluster id, with all that\n\
+         it holds. The other members can never join with what they have: each needs an empty directory and an\n\
+         id that was never used. While a majority of the voters may come back, start those instead: then\n\
+         nothing is lost. Nothing was changed.",
+        id = plan.node_id
+    )
+}
+
+fn new_cluster(plan: &RecoveryPlan, recovered: &Recovered) -> String {
+    let Recovered { cluster_id, log_id } = recovered;
+    let (id, dir) = (plan.node_id, plan.report.data_dir.display());
+    format!(
+        "node {id} is the only member of the new cluster {cluster_id}, by log entry {log_id}\n\
+         \x20 1. take the tickets of the old members out of its configuration, and start it\n\
+         \x20 2. look whether all is there:      aspen status; aspen range --limit 10\n\
+         \x20 3. on each machine that joins it:  move the old data directory away, and start the node under an id\n\
+         \x20                                    that was never used, with --bootstrap manual --peer \"$(cat {dir}/endpoint)\"\n\
+         \x20 4. here:                           aspen member add-learner TICKET; aspen member promote ID"
     )
 }

@@ -18,6 +18,7 @@ mod reader;
 mod scrub;
 mod writer;
 
+pub(super) mod recover;
 pub(super) mod survey;
 
 #[cfg(test)]

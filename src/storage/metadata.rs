@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, Table, TableDefinition, WriteTransaction};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::codec::{self, CodecError};
 use super::damage::{Damage, Place};
@@ -42,6 +42,18 @@ const INCARNATION: &str = "incarnation";
 const CLUSTER_ID: &str = "cluster_id";
 /// A list of `(NodeId, NodeInfo)`. Must stay stable.
 const PEERS: &str = "peers";
+
+/// A [`Recovery`], while one is under way. Must stay stable.
+const RECOVERY: &str = "recovery";
+
+/// A cluster that is being made of this node, out of one that lost its quorum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recovery {
+    /// The lost cluster.
+    pub from: Option<ClusterId>,
+    /// The new one.
+    pub to: ClusterId,
+}
 
 /// Why metadata was refused.
 #[derive(Debug, thiserror::Error)]
@@ -155,6 +167,7 @@ struct Inner {
 struct Changing {
     cluster_id: Option<ClusterId>,
     peers: Vec<Peer>,
+    recovery: Option<Recovery>,
 }
 
 impl Metadata {
@@ -191,6 +204,16 @@ impl Metadata {
         Ok(Self(Arc::new(inner)))
     }
 
+    /// Opens metadata that must be there, whoever's it is.
+    pub(super) fn open_existing(dir: &Path) -> Result<Self, MetadataError> {
+        let path = dir.join(METADATA_FILE);
+        if !path.exists() {
+            return Err(MetadataError::Missing { path, key: FORMAT_KEY });
+        }
+        let database = database::open_or_create(&RealDisk, &path, limits::METADATA_CACHE_BYTES, |_| Ok(()))?;
+        Self::inspect(&path, database)
+    }
+
     /// The metadata in a database that is open, whoever's it is.
     pub(super) fn inspect(path: &Path, database: Database) -> Result<Self, MetadataError> {
         Ok(Self(Arc::new(load(path.to_owned(), database)?)))
@@ -199,7 +222,10 @@ impl Metadata {
     /// Values that stand on disk.
     pub(super) fn record_count(&self) -> u64 {
         const ALWAYS_THERE: u64 = 4;
-        ALWAYS_THERE + u64::from(self.cluster_id().is_some()) + u64::from(!self.peers().is_empty())
+        ALWAYS_THERE
+            + u64::from(self.cluster_id().is_some())
+            + u64::from(!self.peers().is_empty())
+            + u64::from(self.recovery().is_some())
     }
 
     /// Metadata that ends with the process, for `--storage memory`.
@@ -246,6 +272,37 @@ impl Metadata {
         Ok(())
     }
 
+    /// The recovery that was begun and not ended.
+    pub fn recovery(&self) -> Option<Recovery> {
+        self.lock().recovery
+    }
+
+    /// Moves the directory to another cluster, of which it knows nobody. Until the recovery is ended the
+    /// node does not start.
+    pub(super) fn begin_recovery(&self, recovery: Recovery) -> Result<(), MetadataError> {
+        let mut changing = self.lock();
+        let nobody: Vec<(NodeId, NodeInfo)> = Vec::new();
+        self.change(|table| {
+            put(table, RECOVERY, &recovery)?;
+            put(table, CLUSTER_ID, &recovery.to)?;
+            put(table, PEERS, &nobody)
+        })?;
+        let (cluster_id, recovery) = (Some(recovery.to), Some(recovery));
+        *changing = Changing { cluster_id, peers: Vec::new(), recovery };
+        Ok(())
+    }
+
+    /// Lets the node start in its new cluster.
+    pub(super) fn end_recovery(&self) -> Result<(), MetadataError> {
+        let mut changing = self.lock();
+        self.change(|table| {
+            table.remove(RECOVERY)?;
+            Ok(())
+        })?;
+        changing.recovery = None;
+        Ok(())
+    }
+
     /// The peers that were saved last.
     pub fn peers(&self) -> Vec<Peer> {
         self.lock().peers.clone()
@@ -271,12 +328,20 @@ impl Metadata {
     }
 
     fn save<T: Serialize>(&self, key: &'static str, value: &T) -> Result<(), MetadataError> {
+        self.change(|table| put(table, key, value))
+    }
+
+    /// Makes changes in one transaction.
+    fn change(
+        &self,
+        change: impl FnOnce(&mut Table<'_, &'static str, &'static [u8]>) -> Result<(), redb::Error>,
+    ) -> Result<(), MetadataError> {
         let Some((path, database)) = &self.0.file else { return Ok(()) };
         guarded(path, || {
             let mut transaction = database.begin_write()?;
             transaction.set_durability(Durability::Immediate)?;
             transaction.set_two_phase_commit(true);
-            put(&mut transaction.open_table(METADATA)?, key, value)?;
+            change(&mut transaction.open_table(METADATA)?)?;
             Ok(transaction.commit()?)
         })?;
         Ok(())
@@ -322,7 +387,8 @@ fn load(path: PathBuf, database: Database) -> Result<Inner, MetadataError> {
     let cluster_id = stored.optional(CLUSTER_ID)?;
     let peers: Vec<(NodeId, NodeInfo)> = stored.optional(PEERS)?.unwrap_or_default();
     let peers = peers.into_iter().map(|(node_id, info)| Peer { node_id, info }).collect();
-    let changing = Mutex::new(Changing { cluster_id, peers });
+    let recovery = stored.optional(RECOVERY)?;
+    let changing = Mutex::new(Changing { cluster_id, peers, recovery });
     Ok(Inner { file: Some((path, database)), node_id, public_key, incarnation, changing })
 }
 

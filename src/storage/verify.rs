@@ -13,10 +13,10 @@ use serde::Serialize;
 use super::damage::{Damage, Place};
 use super::log_redb::LOG_FILE;
 use super::log_redb::survey::LogSurvey;
-use super::metadata::{METADATA_FILE, Metadata, MetadataError};
+use super::metadata::{METADATA_FILE, Metadata, MetadataError, Recovery};
 use super::overlay;
 use super::state_redb::{NEW_STATE_FILE, SNAPSHOT_DIR, STATE_FILE};
-use crate::kv::types::{ClusterId, NodeId, Revision};
+use crate::kv::types::{ClusterId, NodeId, PublicKey, Revision};
 use crate::limits;
 
 pub(super) mod snapshots;
@@ -117,6 +117,8 @@ pub(super) struct Survey {
     /// Whole ones, the newest last.
     pub(super) snapshots: Vec<SnapshotFacts>,
     pub(super) metadata_is_whole: bool,
+    pub(super) public_key: Option<PublicKey>,
+    pub(super) recovery: Option<Recovery>,
     pub(super) log_is_whole: bool,
 }
 
@@ -163,6 +165,8 @@ impl Survey {
             state: None,
             snapshots: Vec::new(),
             metadata_is_whole: false,
+            public_key: None,
+            recovery: None,
             log_is_whole: false,
         })
     }
@@ -204,6 +208,12 @@ impl Survey {
                 self.report.node_id = Some(metadata.node_id());
                 self.report.cluster_id = metadata.cluster_id();
                 self.metadata_is_whole = true;
+                self.public_key = Some(metadata.public_key());
+                self.recovery = metadata.recovery();
+                if self.recovery.is_some() {
+                    let sentence = "a recovery was cut short; `aspen-node recover` completes it";
+                    self.report.notes.push(sentence.to_owned());
+                }
                 self.add(&path, HOLDS, metadata.record_count(), Outcome::Whole);
             }
             Ok(Err(newer @ MetadataError::NewerFormat { .. })) => {

@@ -4,6 +4,7 @@
 // on their output what they skipped, and what a node logged before they failed.
 #![allow(clippy::print_stderr, clippy::print_stdout, clippy::unwrap_used)]
 
+mod backup;
 mod bad_input;
 mod bench_over_iroh;
 mod damage;
@@ -12,6 +13,7 @@ mod failover;
 mod http_docs;
 mod layers;
 mod load;
+mod recover;
 mod relay;
 mod support;
 mod transport_figures;

@@ -137,7 +137,7 @@ mod tests {
         let stream = hand_over(endless().take(3), permit_of(&permits).await, bound);
         assert_eq!(stream.try_collect::<Vec<_>>().await.unwrap().len(), 3);
         drop(hand_over(endless(), permit_of(&permits).await, bound));
-        permit_of(&permits).await;
+        drop(permit_of(&permits).await);
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use redb::ReadableDatabase;
 
 use crate::kv::types::Revision;
 use crate::limits;
-use crate::raft::types::LogId;
+use crate::raft::types::{LogId, StoredMembership};
 use crate::storage::damage::{Damage, Place};
 use crate::storage::head::{self, Head};
 use crate::storage::overlay;
@@ -22,6 +22,7 @@ pub(in crate::storage) struct StateFacts {
     pub(in crate::storage) compacted: Revision,
     pub(in crate::storage) keys: u64,
     pub(in crate::storage) records: u64,
+    pub(in crate::storage) membership: StoredMembership,
 }
 
 /// Opens a state without changing its file, and checks all of it.
@@ -45,12 +46,13 @@ fn as_damage(path: &Path, error: &StateError) -> Damage {
 
 fn look(path: &Path, tables: &RedbRead, damage: &mut Vec<Damage>) -> Result<StateFacts, StateError> {
     tables.open_all()?;
-    head::load_membership(tables)?;
+    let membership = head::load_membership(tables)?;
     let head = Head::load(tables)?;
     let mut facts = StateFacts {
         applied: head::load_applied(tables)?,
         revision: head.revisions.current,
         compacted: head.revisions.compacted,
+        membership,
         ..StateFacts::default()
     };
     let restoring = head::load_restoring(tables)?;

@@ -36,7 +36,7 @@ pub fn client_of(nodes: impl IntoIterator<Item = SocketAddr>) -> KvClient {
 pub struct Cluster {
     /// The nodes, by id from 1.
     pub nodes: Vec<Node>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Cluster {
@@ -64,7 +64,17 @@ impl Cluster {
         if count > 1 {
             first.set_voters((1..=count).map(NodeId).collect()).await.expect("learners can be promoted");
         }
-        Self { nodes, _dir: dir }
+        Self { nodes, dir }
+    }
+
+    /// Starts another node and makes it a learner, known by node 1. Returns its place in `nodes`.
+    pub async fn join(&mut self, id: u64) -> usize {
+        let peer = ["--peer".to_owned(), self.nodes[0].endpoint()];
+        let mut node = Node::new(id, self.dir.path(), &[]).with_flags(peer);
+        node.start();
+        self.nodes[0].client().add_learner(node.endpoint()).await.expect("a learner can be added");
+        self.nodes.push(node);
+        self.nodes.len() - 1
     }
 
     /// A client of all nodes that run.
