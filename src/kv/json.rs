@@ -25,7 +25,9 @@ pub use cluster::{
 };
 pub use error::{ErrorBody, ErrorForm};
 pub use read::{GetForm, KeyValueForm, RangeForm, ReadForm, ReadReplyForm};
-pub use restore::{AbortRestoreForm, BeginRestoreForm, CommitRestoreForm, RestoreChunkForm, RestoreForm};
+pub use restore::{
+    AbortRestoreForm, BeginRestoreForm, CommitRestoreForm, MoveOnForm, RestoreChunkForm, RestoreForm,
+};
 pub use write::{
     CompactForm, CompareForm, CompareWith, DeleteRangeForm, OpForm, PrefixForm, PutForm, SessionForm,
     SetMultiForm, TxnForm, WriteForm,

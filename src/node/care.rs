@@ -269,7 +269,7 @@ fn rejoin(report: &Report, reason: &str) -> String {
 
 /// What a survivor holds, and what may be lost.
 fn survivor(plan: &RecoveryPlan) -> String {
-    let RecoveryPlan { report, node_id, from, members, last, committed, .. } = plan;
+    let RecoveryPlan { report, node_id, from, members, last, committed, revision, keys, .. } = plan;
     let mut text = String::new();
     let mut line = |sentence: String| {
         text.push_str(&sentence);
@@ -292,12 +292,11 @@ fn survivor(plan: &RecoveryPlan) -> String {
     line("what it holds:".to_owned());
     let index = |index: Option<u64>| index.map_or("none".to_owned(), |index| index.to_string());
     let id = |id: &Option<_>| id.as_ref().map_or("none".to_owned(), ToString::to_string);
-    let (revision, keys) = (report.revision.unwrap_or_default(), report.keys.unwrap_or_default());
-    line(format!(
-        "  revision {revision} with {keys} keys on disk, applied up to entry {}",
-        index(report.applied_index)
-    ));
+    line(format!("  revision {revision} with {keys} keys, all of its log applied"));
     line(format!("  last log entry {}, committed as far as it knows {}", id(last), id(committed)));
+    let applied =
+        report.applied_index.map_or("nothing is".to_owned(), |index| format!("up to entry {index} it is"));
+    line(format!("  of that log {applied} in the state on disk; the next start applies the rest"));
     line(String::new());
     line("what may be lost:".to_owned());
     let voters = members.iter().filter(|member| member.is_voter).count();
@@ -317,13 +316,12 @@ fn survivor(plan: &RecoveryPlan) -> String {
         );
     }
     if let Some((first, last)) = plan.uncommitted() {
-        line(format!(
-            "Entries {first} to {last} are kept: a majority may have had them, so that they were acknowledged."
-        ));
-        line(
-            "One that was not is a write whose sender was told that its outcome is unknown, or nothing."
-                .to_owned(),
-        );
+        let entries = match first == last {
+            true => format!("Entry {first}, which it does not know to be committed, is"),
+            false => format!("Entries {first} to {last}, which it does not know to be committed, are"),
+        };
+        line(format!("{entries} kept: a majority may have had it all, and then it was acknowledged."));
+        line("What no majority had is of writes whose senders never learnt what became of them.".to_owned());
     }
     text
 }
@@ -331,9 +329,9 @@ fn survivor(plan: &RecoveryPlan) -> String {
 fn what_recovery_does(plan: &RecoveryPlan) -> String {
     format!(
         "With --yes node {id} becomes the only member of a new cluster, under another cluster id, with all that\n\
-         it holds. The other members can never join with what they have: each needs an empty directory and an\n\
-         id that was never used. While a majority of the voters may come back, start those instead: then\n\
-         nothing is lost. Nothing was changed.",
+         it holds, at a revision beyond all that the others may have reached. The other members can never join\n\
+         with what they have: each needs an empty directory and an id that was never used. While a majority of\n\
+         the voters may come back, start those instead: then nothing is lost. Nothing was changed.",
         id = plan.node_id
     )
 }

@@ -3,7 +3,7 @@
 //! The survivor keeps all that it holds, its last entries included, of which it cannot know whether they
 //! were committed: an entry that was not is a write that nobody was told of, or that somebody waited for in
 //! vain; one that was is a promise. It becomes the only member by an entry of its own, in a term above all
-//! that it has seen, and gets another cluster id, so that no member of the lost cluster talks to it again:
+//! that it has seen, moves the revision on beyond what the lost ones may have told their clients, and gets another cluster id, so that no member of the lost cluster talks to it again:
 //! whoever comes back would hold another history under the same name. The caller holds the directory's lock.
 //!
 //! # Tiger Style
@@ -20,9 +20,13 @@ use super::log_redb::recover::{Ends, append_sole_member};
 use super::log_redb::survey::{LogFacts, LogSurvey};
 use super::log_redb::{LOG_FILE, OpenLogError};
 use super::metadata::{Metadata, MetadataError, Recovery};
-use super::verify::{self, Report, Survey, VerifyError};
-use crate::kv::types::{ClusterId, NodeId, NodeInfo, PublicKey};
-use crate::raft::types::{LogId, StoredMembership};
+use super::record::encode_command;
+use super::state_redb::STATE_FILE;
+use super::verify::{self, Report, Survey, VerifyError, state};
+use crate::kv::types::{
+    ClusterId, Command, NodeId, NodeInfo, PublicKey, RestoreId, RestoreStep, Revision, WriteOp,
+};
+use crate::raft::types::{LogId, Proposal, StoredMembership};
 
 /// Why a recovery did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +82,10 @@ pub struct RecoveryPlan {
     pub last: Option<LogId>,
     /// The last entry that the survivor knows to be committed.
     pub committed: Option<LogId>,
+    /// The revision of what it holds, with all of its log applied.
+    pub revision: Revision,
+    /// The keys in it.
+    pub keys: u64,
     /// Whether an earlier recovery was cut short.
     pub is_unfinished: bool,
     applied: Option<LogId>,
@@ -101,23 +109,25 @@ pub struct Recovered {
 /// # Errors
 /// Where nothing can be made of it.
 pub fn plan(dir: &Path) -> Result<RecoveryPlan, RecoverError> {
-    let Survey { report, log, state, public_key, recovery, .. } = verify::survey(dir)?;
+    let Survey { report, log, state: facts, public_key, recovery, .. } = verify::survey(dir)?;
     if let Some(damage) = report.damage.first() {
         return Err(RecoverError::Damaged(damage.clone()));
     }
-    let (Some(log), Some(state), Some(node_id), Some(public_key)) = (log, state, report.node_id, public_key)
+    let (Some(log), Some(facts), Some(node_id), Some(public_key)) = (log, facts, report.node_id, public_key)
     else {
         return Err(RecoverError::NoCluster);
     };
-    let membership = last_membership(&log, state.membership).map_err(RecoverError::Damaged)?;
+    let membership = last_membership(&log, facts.membership).map_err(RecoverError::Damaged)?;
     let members = members(&membership);
     if report.cluster_id.is_none() || members.is_empty() {
         return Err(RecoverError::NoCluster);
     }
+    let replayed = state::after_replay(&dir.join(STATE_FILE), facts.applied, &log);
+    let (revision, keys) = replayed.map_err(RecoverError::Damaged)?;
     let from = recovery.map_or(report.cluster_id, |recovery| recovery.from);
     // A snapshot that has just come is ahead of the log, and of what the log says to be committed.
-    let last = log.facts.last.max(state.applied);
-    let committed = log.facts.committed.max(state.applied);
+    let last = log.facts.last.max(facts.applied);
+    let committed = log.facts.committed.max(facts.applied);
     let is_unfinished = recovery.is_some();
     let to = recovery.map(|recovery| recovery.to);
     Ok(RecoveryPlan {
@@ -127,8 +137,10 @@ pub fn plan(dir: &Path) -> Result<RecoveryPlan, RecoverError> {
         members,
         last,
         committed,
+        revision,
+        keys,
         is_unfinished,
-        applied: state.applied,
+        applied: facts.applied,
         to,
         public_key,
         log: log.facts.clone(),
@@ -150,6 +162,13 @@ fn last_membership(log: &LogSurvey, of_state: StoredMembership) -> Result<Stored
         }
     }
     Ok(found)
+}
+
+/// The command behind the membership. What the others acknowledged and the survivor lacks has revisions, and
+/// clients that have seen them.
+fn move_on() -> Proposal {
+    let step = RestoreStep::MoveOn { id: RestoreId::random() };
+    encode_command(&Command::new(WriteOp::Restore(step))).expect("the command is small")
 }
 
 fn members(membership: &StoredMembership) -> Vec<LastMember> {
@@ -184,7 +203,7 @@ impl RecoveryPlan {
         let info = own.map_or_else(NodeInfo::default, |member| member.info.clone());
         let info = NodeInfo { public_key: self.public_key, ..info };
         let ends = Ends { log: &self.log, applied: self.applied };
-        let log_id = append_sole_member(&dir.join(LOG_FILE), ends, self.node_id, info)?;
+        let log_id = append_sole_member(&dir.join(LOG_FILE), ends, self.node_id, info, move_on())?;
         metadata.end_recovery()?;
         Ok(Recovered { cluster_id, log_id })
     }

@@ -22,6 +22,9 @@ pub struct RestoreForm {
     /// Throw away what is staged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub abort: Option<AbortRestoreForm>,
+    /// Keep the keys, and move the revision on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub move_on: Option<MoveOnForm>,
 }
 
 /// The begin of a restore.
@@ -74,6 +77,14 @@ pub struct AbortRestoreForm {
     pub id: Option<RestoreId>,
 }
 
+/// A revision that moves on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MoveOnForm {
+    /// Names the move, a UUID that the client drew.
+    pub id: RestoreId,
+}
+
 impl RestoreForm {
     /// The step that the form means.
     ///
@@ -82,12 +93,13 @@ impl RestoreForm {
     pub fn into_step(self) -> Result<RestoreStep, FormError> {
         FormError::exactly_one(
             "the request",
-            "begin, chunk, commit, abort",
+            "begin, chunk, commit, abort, move_on",
             &[
                 ("begin", self.begin.is_some()),
                 ("chunk", self.chunk.is_some()),
                 ("commit", self.commit.is_some()),
                 ("abort", self.abort.is_some()),
+                ("move_on", self.move_on.is_some()),
             ],
         )?;
         Ok(if let Some(BeginRestoreForm { id, revision, replace }) = self.begin {
@@ -97,8 +109,10 @@ impl RestoreForm {
             RestoreStep::Chunk { id, number, checksum, rows }
         } else if let Some(CommitRestoreForm { id, keys, chunks, checksum }) = self.commit {
             RestoreStep::Commit { id, totals: BackupTotals { keys, chunks, checksum } }
+        } else if let Some(AbortRestoreForm { id }) = self.abort {
+            RestoreStep::Abort { id }
         } else {
-            RestoreStep::Abort { id: self.abort.expect("exactly one step was sent").id }
+            RestoreStep::MoveOn { id: self.move_on.expect("exactly one step was sent").id }
         })
     }
 }
@@ -119,6 +133,7 @@ impl From<&RestoreStep> for RestoreForm {
                     Some(CommitRestoreForm { id: *id, keys: *keys, chunks: *chunks, checksum: *checksum });
             }
             RestoreStep::Abort { id } => form.abort = Some(AbortRestoreForm { id: *id }),
+            RestoreStep::MoveOn { id } => form.move_on = Some(MoveOnForm { id: *id }),
         }
         form
     }
@@ -137,6 +152,7 @@ mod tests {
             RestoreStep::Commit { id, totals: BackupTotals { keys: 1, chunks: 2, checksum: 3 } },
             RestoreStep::Abort { id: Some(id) },
             RestoreStep::Abort { id: None },
+            RestoreStep::MoveOn { id },
         ] {
             let text = serde_json::to_string(&RestoreForm::from(&step)).unwrap();
             let form: RestoreForm = serde_json::from_str(&text).unwrap();

@@ -112,7 +112,9 @@ impl KvService {
     async fn growth(&self, command: Command) -> Result<(Growth, u64), KvError> {
         let txn = match command.op {
             WriteOp::Compact { .. } => return Ok((Growth::Frees, 0)),
-            WriteOp::Restore(RestoreStep::Commit { .. } | RestoreStep::Abort { .. }) => {
+            WriteOp::Restore(
+                RestoreStep::Commit { .. } | RestoreStep::Abort { .. } | RestoreStep::MoveOn { .. },
+            ) => {
                 return Ok((Growth::Frees, 0));
             }
             WriteOp::Restore(_) => return Ok((Growth::Adds, 0)),

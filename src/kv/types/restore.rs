@@ -59,6 +59,12 @@ pub enum RestoreStep {
         /// The restore; absent: whichever is under way.
         id: Option<RestoreId>,
     },
+    /// Keeps the keys, and moves the revision on as a restore does: for a store that has lost its newest
+    /// writes, whose revisions must not come again with others.
+    MoveOn {
+        /// Names the move.
+        id: RestoreId,
+    },
 }
 
 /// What a backup's trailer says that there is in front of it.

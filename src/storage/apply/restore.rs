@@ -40,6 +40,7 @@ impl<T: WriteTables> Applier<'_, T> {
             }
             RestoreStep::Commit { id, totals } => self.commit_restore(*id, *totals),
             RestoreStep::Abort { id } => self.abort_restore(*id),
+            RestoreStep::MoveOn { id } => self.move_on(*id),
         }
     }
 
@@ -51,7 +52,7 @@ impl<T: WriteTables> Applier<'_, T> {
             return Ok(Err(refused));
         }
         let newest = self.head.revisions.current.max(backup_revision);
-        let Some(revision) = newest.0.checked_add(limits::RESTORE_REVISION_GAP).map(Revision) else {
+        let Some(revision) = beyond(newest) else {
             return Ok(Err(bad(format!("there is no revision left beyond {newest}"))));
         };
         self.tables.discard(Table::Staging)?;
@@ -117,19 +118,34 @@ impl<T: WriteTables> Applier<'_, T> {
         if current >= restoring.revision {
             return Ok(Err(bad(format!("the store has reached revision {current} meanwhile: begin anew"))));
         }
-        // The history that they would go to is thrown away as well.
+        self.tables.take_over(Table::Staging, Table::Data)?;
+        head::store_restoring(self.tables, None)?;
+        self.begin_anew_at(restoring.revision, id)?;
+        Ok(Ok(self.restore_reply(false)))
+    }
+
+    fn move_on(&mut self, id: RestoreId) -> Outcome {
+        if let Some(revision) = self.restored_at(id)? {
+            return Ok(Ok(WriteReply { revision, ..self.restore_reply(true) }));
+        }
+        let Some(revision) = beyond(self.head.revisions.current) else {
+            return Ok(Err(bad(format!("there is no revision left beyond {}", self.head.revisions.current))));
+        };
+        self.begin_anew_at(revision, id)?;
+        Ok(Ok(self.restore_reply(false)))
+    }
+
+    /// Forgets the history, and all that clients may have been told before this revision.
+    fn begin_anew_at(&mut self, revision: Revision, id: RestoreId) -> Result<(), StateError> {
+        // What is not in the history yet would be thrown away with it.
         self.undo = UndoRows::default();
         self.tables.discard(Table::History)?;
         self.tables.discard(Table::Tombstones)?;
-        self.tables.take_over(Table::Staging, Table::Data)?;
-        let revision = restoring.revision;
         self.head.revisions.current = revision;
         self.head.revisions.compacted = revision;
         let forgotten = &mut self.head.sessions.forgotten;
         *forgotten = (*forgotten).max(revision);
-        head::store_restoring(self.tables, None)?;
-        head::store_restored(self.tables, Restored { id, revision })?;
-        Ok(Ok(self.restore_reply(false)))
+        head::store_restored(self.tables, Restored { id, revision })
     }
 
     fn abort_restore(&mut self, id: Option<RestoreId>) -> Outcome {
@@ -165,6 +181,11 @@ impl<T: WriteTables> Applier<'_, T> {
         let revision = self.head.revisions.current;
         WriteReply { revision, succeeded: true, results: Vec::new(), replayed }
     }
+}
+
+/// A revision that nobody has seen who has seen none newer than this one, but for what came behind it since.
+fn beyond(revision: Revision) -> Option<Revision> {
+    revision.0.checked_add(limits::RESTORE_REVISION_GAP).map(Revision)
 }
 
 fn bad(reason: String) -> KvError {

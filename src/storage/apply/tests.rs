@@ -407,9 +407,11 @@ pub(crate) fn commands() -> impl Strategy<Value = Vec<Command>> {
         since: Revision(0),
     }));
     let single = (tag, op).prop_map(|(session, op)| Command { session, op }).boxed();
+    let move_on = (0_u128..3).prop_map(|id| RestoreStep::MoveOn { id: RestoreId(Uuid::from_u128(id)) });
     let group = prop_oneof![
-        12 => single.clone().prop_map(|command| vec![command]),
-        1 => restore(single),
+        24 => single.clone().prop_map(|command| vec![command]),
+        1 => move_on.prop_map(|step| vec![Command::new(WriteOp::Restore(step))]),
+        2 => restore(single),
     ];
     vec(group, 1..40).prop_map(|groups| groups.into_iter().flatten().collect())
 }

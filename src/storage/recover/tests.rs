@@ -4,6 +4,7 @@ use openraft::vote::RaftLeaderId;
 
 use super::*;
 use crate::kv::types::PublicKey;
+use crate::limits;
 use crate::storage::verify::tests::store::{Closed, KEY, Store};
 
 /// The cluster of the stores that tests write.
@@ -31,7 +32,9 @@ fn survivor_keeps_all_that_it_holds_and_is_the_only_member_of_another_cluster() 
         let (node_id, key, incarnation, _, _) = before.metadata;
         assert_eq!(after.metadata, (node_id, key, incarnation, Some(cluster_id), Vec::new()));
         assert!(after.state == before.state && after.snapshot == before.snapshot);
-        let (own, kept) = after.log.split_last().unwrap();
+        let (kept, own) = after.log.split_at(before.log.len());
+        let [own, moves_on] = own else { panic!("{own:?}") };
+        assert_eq!(moves_on.log_id.index, own.log_id.index + 1);
         assert_eq!(kept, before.log, "the log is continued, its uncommitted end included");
         assert_eq!((own.log_id, log_id.index), (log_id, last.index + 1));
         let vote = after.vote.unwrap();
@@ -44,6 +47,8 @@ fn survivor_keeps_all_that_it_holds_and_is_the_only_member_of_another_cluster() 
         let again = super::plan(store.dir()).unwrap();
         assert!(again.report.damage.is_empty() && !again.is_unfinished);
         assert_eq!(again.from, Some(cluster_id));
+        assert_eq!(again.keys, plan.keys);
+        assert_eq!(again.revision.0, plan.revision.0 + limits::RESTORE_REVISION_GAP);
     }
 }
 
@@ -60,7 +65,8 @@ fn recovery_that_was_cut_short_is_completed_under_the_id_that_it_had_drawn() {
         if appended {
             let plan = plan(store.dir()).unwrap();
             let ends = Ends { log: &plan.log, applied: plan.applied };
-            append_sole_member(&store.dir().join(LOG_FILE), ends, NodeId(1), NodeInfo::default()).unwrap();
+            append_sole_member(&store.dir().join(LOG_FILE), ends, NodeId(1), NodeInfo::default(), move_on())
+                .unwrap();
         }
         let opened = Metadata::open(store.dir(), None, KEY).unwrap();
         assert_eq!(opened.recovery(), Some(cut), "the node does not start");
@@ -94,8 +100,9 @@ fn log_that_a_snapshot_has_overtaken_begins_behind_the_state() {
     let last = plan.last.unwrap();
     let ahead = LogId { index: last.index + 5, ..last };
     let ends = Ends { log: &plan.log, applied: Some(ahead) };
-    let id = append_sole_member(&store.dir().join(LOG_FILE), ends, NodeId(1), NodeInfo::default()).unwrap();
+    let id = append_sole_member(&store.dir().join(LOG_FILE), ends, NodeId(1), NodeInfo::default(), move_on())
+        .unwrap();
     let content = store.content().unwrap();
     assert_eq!((id.index, content.purged), (ahead.index + 1, Some(ahead)));
-    assert_eq!(content.log.len(), 1);
+    assert_eq!(content.log.len(), 2);
 }

@@ -3,16 +3,18 @@
 use std::ops::Bound;
 use std::path::Path;
 
-use redb::ReadableDatabase;
+use redb::{Database, Durability, ReadableDatabase};
 
 use crate::kv::types::Revision;
 use crate::limits;
-use crate::raft::types::{LogId, StoredMembership};
+use crate::raft::types::{Entry, LogId, StoredMembership};
+use crate::storage::batch::{self, Batch};
 use crate::storage::damage::{Damage, Place};
 use crate::storage::head::{self, Head};
+use crate::storage::log_redb::survey::LogSurvey;
 use crate::storage::overlay;
 use crate::storage::state_check::check_row;
-use crate::storage::tables::{ReadTables, RedbRead, StateError, Table};
+use crate::storage::tables::{ReadTables, RedbRead, RedbWrite, StateError, Table};
 
 /// What is in the state.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +40,36 @@ pub(in crate::storage) fn survey(path: &Path) -> Result<StateFacts, Vec<Damage>>
         Err(error) => damage.push(as_damage(path, &error)),
     }
     Err(damage)
+}
+
+/// What a state comes to with the log entries behind it: revision and keys. Nothing of it is written.
+pub(in crate::storage) fn after_replay(
+    path: &Path,
+    applied: Option<LogId>,
+    log: &LogSurvey,
+) -> Result<(Revision, u64), Damage> {
+    let database = overlay::open(path)?;
+    let failed = |error: StateError| as_damage(path, &error);
+    RedbRead::add_missing(&database).map_err(failed)?;
+    let mut next = applied.map_or(0, |applied| applied.index + 1);
+    while log.facts.last.is_some_and(|last| next <= last.index) {
+        let entries = log.entries(next..u64::MAX)?;
+        next = entries.last().expect("the log has no hole up to its last entry").log_id.index + 1;
+        apply(&database, entries).map_err(failed)?;
+    }
+    let look = || -> Result<_, StateError> {
+        let tables = RedbRead::new(database.begin_read().map_err(StateError::database)?);
+        Ok((Head::load(&tables)?.revisions.current, tables.count(Table::Data)?))
+    };
+    look().map_err(failed)
+}
+
+fn apply(database: &Database, entries: Vec<Entry>) -> Result<(), StateError> {
+    let batch = Batch::of(entries)?;
+    let mut transaction = database.begin_write().map_err(StateError::database)?;
+    transaction.set_durability(Durability::None).map_err(StateError::database)?;
+    batch::apply(&mut RedbWrite::new(&transaction)?, &batch.entries)?;
+    transaction.commit().map_err(StateError::database)
 }
 
 fn as_damage(path: &Path, error: &StateError) -> Damage {

@@ -208,6 +208,25 @@ fn chunk_of_a_lower_revision_than_its_keys_is_refused() {
 }
 
 #[test]
+fn store_that_lost_its_newest_writes_keeps_its_keys_and_moves_on() {
+    let mut tables = store(&[("a", "1")]);
+    apply(&mut tables, &Command::delete(KeyRange::Key(key("a")))).unwrap();
+    apply(&mut tables, &put("b", "2")).unwrap();
+    let move_on = RestoreStep::MoveOn { id: id(1) };
+    assert_eq!(step(&mut tables, &move_on).unwrap().revision, Revision(4 + GAP));
+    assert_eq!(revisions(&tables), (4 + GAP, 4 + GAP));
+    let stands = dump(&tables);
+    assert!(step(&mut tables, &move_on).unwrap().replayed);
+    assert_eq!(dump(&tables), stands);
+    assert_eq!(pairs(&tables), [("b".into(), "2".into())]);
+    apply(&mut tables, &put("a", "3")).unwrap();
+    apply(&mut tables, &put("b", "3")).unwrap();
+    let before = ReadRequest { revision: Some(Revision(4 + GAP)), ..ReadRequest::get(key("b")) };
+    let (_, range) = read::read(&tables, &before).unwrap().unwrap();
+    assert_eq!((range.kvs[0].value.as_bytes(), range.kvs[0].mod_revision), (&b"2"[..], Revision(4)));
+}
+
+#[test]
 fn retries_from_before_the_restore_are_never_applied_to_the_restored_keys() {
     let tag = |number, since| SessionTag {
         id: SessionId(Uuid::from_u128(number)),
