@@ -209,7 +209,11 @@ impl Command {
 
     /// Length of all keys and values that it names.
     pub fn payload_bytes(&self) -> usize {
-        let WriteOp::Txn(Txn { compare, success, failure }) = &self.op else { return 0 };
+        let Txn { compare, success, failure } = match &self.op {
+            WriteOp::Txn(txn) => txn,
+            WriteOp::Restore(RestoreStep::Chunk { rows, .. }) => return rows.len(),
+            WriteOp::Compact { .. } | WriteOp::Restore(_) => return 0,
+        };
         let compared = compare.iter().map(Compare::payload_bytes);
         let ops = success.iter().chain(failure).map(TxnOp::payload_bytes);
         compared.chain(ops).sum()

@@ -15,11 +15,12 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 use openraft::async_runtime::WatchReceiver;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::kv::backup::BackupStream;
 use crate::kv::forward::{ForwardHandler, ForwardReply, ForwardRequest};
 use crate::kv::interface::KeyValueStore;
 use crate::kv::types::{
-    ClusterError, ClusterId, Command, Key, KeyRange, KeyValue, KvError, NodeId, NodeInfo, Peer, RangeReply,
-    ReadReply, ReadRequest, Revision, Txn, TxnOp, Value, WriteOp, WriteReply,
+    BackupOrigin, ClusterError, ClusterId, Command, Key, KeyRange, KeyValue, KvError, NodeId, NodeInfo, Peer,
+    RangeReply, ReadReply, ReadRequest, Revision, Txn, TxnOp, Value, WriteOp, WriteReply,
 };
 use crate::raft::construct::{RaftSettings, RaftTimings, start};
 use crate::raft::freshness::Freshness;
@@ -134,6 +135,10 @@ impl KeyValueStore for Service {
         });
         let range = RangeReply { kvs: found.into_iter().collect(), more: false };
         Ok(ReadReply { revision, range, staleness: None })
+    }
+
+    async fn backup(&self, _: BackupOrigin) -> Result<BackupStream, KvError> {
+        Err(KvError::NotInitialized)
     }
 }
 
