@@ -62,7 +62,7 @@ pub struct Config {
     pub peers: Vec<String>,
     /// Public keys of clients that may read and write over iroh.
     pub client_keys: Vec<PublicKey>,
-    /// Whether a new node without peers makes a cluster of its own.
+    /// How a new node comes to its cluster.
     pub bootstrap: Bootstrap,
     /// What keeps the data.
     pub storage: Storage,
@@ -123,7 +123,7 @@ impl<'de> Deserialize<'de> for Relay {
     }
 }
 
-/// What a new node without peers does.
+/// What a new node does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Bootstrap {
@@ -131,6 +131,8 @@ pub enum Bootstrap {
     Auto,
     /// It waits for `init`, or for a leader that adds it.
     Manual,
+    /// It founds a cluster with its peers, all of which name each other.
+    Static,
 }
 
 /// What keeps the data.

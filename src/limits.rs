@@ -398,6 +398,12 @@ pub const STRANGER_LOG_INTERVAL_MS: u64 = 10_000;
 /// leads is let in by a node that was away within about an election's time; strangers cause no more load.
 pub const VOUCHING_INTERVAL_MS: u64 = 1_000;
 
+/// Pause between two rounds of questions to the other founders of a cluster, until it is founded.
+pub const FOUNDING_INTERVAL_MS: u64 = 250;
+
+/// Nodes that found a cluster together. Far above any sensible number of voters.
+pub const FOUNDERS_MAX_COUNT: usize = 64;
+
 /// Addresses that one peer may name for itself.
 pub const PEER_ADDRESSES_MAX_COUNT: usize = 16;
 

@@ -11,6 +11,7 @@ pub mod identity;
 pub mod open_files;
 mod parts;
 mod peers;
+mod static_start;
 pub mod supervisor;
 mod systemd;
 
@@ -28,15 +29,17 @@ use self::data_dir::{DataDir, DataDirError};
 use self::identity::{Identity, IdentityError};
 use self::parts::Parts;
 use self::peers::Exchange;
+use self::static_start::StaticStart;
 use self::supervisor::Supervision;
 use crate::api::{self, ApiState};
 use crate::config::secret_file::SecretFileError;
 use crate::config::{Bootstrap, Config, NetworkProfile, Relay, Storage};
 use crate::kv::interface::ClusterController;
 use crate::kv::service::cluster::RaftCluster;
+use crate::kv::service::founding::FoundingProgress;
 use crate::kv::service::{KvService, ServiceParts};
 use crate::kv::token::{HttpToken, HttpTokenError};
-use crate::kv::types::{ClusterError, NodeId};
+use crate::kv::types::{ClusterError, Founders, NodeId, Peer};
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::raft::RaftHandle;
@@ -237,7 +240,8 @@ impl Node {
         let listener = listener.map_err(|source| NodeError::Http { addr: config.http_addr, source })?;
         let http_addr =
             listener.local_addr().map_err(|source| NodeError::Http { addr: config.http_addr, source })?;
-        let settings = transport_settings(&config, &identity, http_addr);
+        let founders = founders(&config, &metadata)?;
+        let settings = TransportSettings { founders, ..transport_settings(&config, &identity, http_addr) };
         let transport = Transport::bind(settings, metadata.clone(), book).await?;
 
         let ground = Ground { config, data_dir, metadata, transport: transport.clone(), token };
@@ -275,7 +279,17 @@ impl Node {
         });
         let own = transport.clone();
         let own_peer = Arc::new(move || own.own_peer());
-        let cluster = Arc::new(RaftCluster::new(service.clone(), metadata.clone(), own_peer));
+        let cluster = RaftCluster::new(service.clone(), metadata.clone(), own_peer);
+        let founding = transport.founders().map(|founders| {
+            (
+                founders.clone(),
+                FoundingProgress::new(format!("asks its peers, to found a cluster of nodes {founders}")),
+            )
+        });
+        let cluster = Arc::new(match &founding {
+            Some((_, progress)) => cluster.founding(progress.clone()),
+            None => cluster,
+        });
         let exchange = Arc::new(Exchange::new(transport.clone(), metadata.clone()));
 
         data_dir.write_endpoint_file(&NodeTicket(transport.own_peer()).to_string())?;
@@ -314,6 +328,11 @@ impl Node {
         parts.membership(started.raft.clone(), transport.clone());
         parts.vouching(transport.clone());
         parts.peers(transport.clone(), metadata.clone());
+        if let Some((founders, progress)) = founding {
+            let (transport, raft) = (transport.clone(), started.raft.clone());
+            let (metadata, cluster) = (metadata.clone(), cluster.clone());
+            parts.static_start(StaticStart { transport, raft, metadata, cluster, founders, progress });
+        }
         parts.endpoint_file(transport.clone(), data_dir.path().to_owned());
         if let Some(scrubber) = started.scrubber {
             parts.damage(scrubber.clone());
@@ -344,6 +363,7 @@ impl Node {
             data_dir: self.data_dir.path().to_owned(),
             status: self.cluster.status(),
             in_memory: self.config.storage == Storage::Memory,
+            is_static: self.config.bootstrap == Bootstrap::Static,
         }
     }
 
@@ -407,6 +427,20 @@ fn book(config: &Config, metadata: &Metadata) -> Result<PeerBook, NodeError> {
     Ok(book)
 }
 
+/// The nodes that this one is to found a cluster with: those that the configuration names, and no others.
+fn founders(config: &Config, metadata: &Metadata) -> Result<Option<Founders>, NodeError> {
+    if config.bootstrap != Bootstrap::Static {
+        return Ok(None);
+    }
+    let own = (metadata.node_id(), metadata.public_key());
+    let mut named = Vec::new();
+    for ticket in &config.peers {
+        let Peer { node_id, info } = ticket.parse::<NodeTicket>()?.into();
+        named.push((node_id, info.public_key));
+    }
+    Ok(Some(Founders::new(own, named)))
+}
+
 fn transport_settings(config: &Config, identity: &Identity, http_addr: SocketAddr) -> TransportSettings {
     TransportSettings {
         secret_key: identity.secret_key().clone(),
@@ -422,6 +456,7 @@ fn transport_settings(config: &Config, identity: &Identity, http_addr: SocketAdd
         },
         client_keys: config.client_keys.iter().copied().collect(),
         http_addr: Some(http_addr),
+        founders: None,
     }
 }
 

@@ -12,6 +12,7 @@
 pub mod admission;
 pub mod client;
 mod forward;
+pub mod founding;
 mod frame;
 mod heartbeat;
 mod hello;
@@ -42,7 +43,7 @@ use self::forward::ForwardLines;
 use self::link::Links;
 use self::network::Network;
 use self::peers::PeerBook;
-use crate::kv::types::{NodeId, NodeInfo, Peer, PublicKey};
+use crate::kv::types::{Founders, NodeId, NodeInfo, Peer, PublicKey};
 use crate::limits;
 use crate::storage::metadata::Metadata;
 
@@ -115,6 +116,8 @@ pub struct TransportSettings {
     pub client_keys: BTreeSet<PublicKey>,
     /// Where this node's HTTP API listens, told to others as a hint for clients.
     pub http_addr: Option<SocketAddr>,
+    /// The nodes that this one is to found a cluster with, if it is to.
+    pub founders: Option<Founders>,
 }
 
 /// Why the endpoint did not start.
@@ -145,6 +148,7 @@ struct Inner {
     relay_url: Option<String>,
     bind_addr: SocketAddr,
     http_addr: Option<SocketAddr>,
+    founders: Option<Founders>,
     /// Tells this process from an earlier one of the same node.
     boot: u64,
 }
@@ -197,6 +201,7 @@ impl Transport {
             relay_url,
             bind_addr: settings.bind_addr,
             http_addr: settings.http_addr,
+            founders: settings.founders,
             boot: rand::random(),
         })))
     }
@@ -209,6 +214,11 @@ impl Transport {
     /// The nodes that this one knows.
     pub fn book(&self) -> &PeerBook {
         &self.0.book
+    }
+
+    /// The nodes that this one is to found a cluster with, if it is to.
+    pub fn founders(&self) -> Option<&Founders> {
+        self.0.founders.as_ref()
     }
 
     /// The network that Raft sends through.

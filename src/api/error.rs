@@ -147,6 +147,7 @@ fn kv_status(error: &KvError) -> StatusCode {
 fn cluster_status(error: &ClusterError) -> StatusCode {
     match error {
         ClusterError::AlreadyInitialized { .. }
+        | ClusterError::FoundedByConfiguration { .. }
         | ClusterError::NodeIdTaken { .. }
         | ClusterError::ChangeInProgress => StatusCode::CONFLICT,
         ClusterError::UnknownNode { .. } => StatusCode::NOT_FOUND,

@@ -14,6 +14,8 @@ Examples:
   A second node, which waits until the first adds it:
     aspen-node --node-id 2 --data-dir ./node-2 --http-addr 127.0.0.1:4610 --iroh-addr 0.0.0.0:4611 \\
       --peer \"$(cat ./aspen-data/endpoint)\"
+  One of three that found a cluster together, each with the tickets of the others:
+    aspen-node --node-id 2 --bootstrap static --peer \"$TICKET_1\" --peer \"$TICKET_3\"
   What would be in force, and which layer set it:
     aspen-node --config aspen.toml --print-config
   Whether the disk still holds what was written, while the node is stopped:
@@ -103,9 +105,9 @@ pub struct Flags {
     #[arg(long, value_name = "KEY,...", value_delimiter = ',')]
     pub client_keys: Vec<String>,
 
-    /// Whether a new node without peers makes a cluster of its own, or waits for `init`
-    /// [default: auto]
-    #[arg(long, value_name = "auto|manual")]
+    /// How a new node comes to its cluster: auto makes one of its own, unless it has peers; manual waits
+    /// for `init`; static founds one with its peers, each of which names all others [default: auto]
+    #[arg(long, value_name = "auto|manual|static")]
     pub bootstrap: Option<String>,
 
     /// Where data is kept; memory loses everything at a stop [default: redb]

@@ -99,7 +99,7 @@ pub(super) const KEYS: &[Key] = &[
         Default::EmptyList,
         "public keys of clients, each 64 hex digits as `aspen-node keygen` prints them",
     ),
-    Key::new("bootstrap", Kind::Text, Default::Text("auto"), "auto or manual"),
+    Key::new("bootstrap", Kind::Text, Default::Text("auto"), "auto, manual or static"),
     Key::new("storage", Kind::Text, Default::Text("redb"), "redb or memory"),
     Key::new("control_backend", Kind::Text, Default::Text("raft"), "raft or hiqlite"),
     Key::new("log_format", Kind::Text, Default::Text("auto"), "auto, text or json"),

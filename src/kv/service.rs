@@ -15,6 +15,7 @@ mod attempt;
 mod backup;
 pub mod cluster;
 pub mod disk;
+pub mod founding;
 pub mod history;
 mod read_index;
 mod status;

@@ -6,6 +6,7 @@
 mod cluster;
 mod command;
 mod error;
+mod founding;
 mod key;
 mod node;
 mod read;
@@ -19,6 +20,7 @@ pub use command::{
     WriteReply,
 };
 pub use error::{ClusterError, KvError, LeaderHint};
+pub use founding::{Founders, Founding};
 pub use key::{Key, KeyValue, Revision, Value};
 pub use node::{ClusterId, NodeId, NodeInfo, ParseNodeIdError, ParsePublicKeyError, PublicKey};
 pub use read::{Consistency, KeyRange, RangeReply, ReadReply, ReadRequest, Staleness};

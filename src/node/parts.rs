@@ -11,6 +11,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::data_dir;
+use super::static_start::StaticStart;
 use super::supervisor::{Part, Supervision};
 use crate::api;
 use crate::kv::service::{KvService, disk, history};
@@ -111,6 +112,17 @@ impl Parts<'_> {
             async move {
                 transport.ask_about_strangers().await;
                 Ok(())
+            }
+        });
+    }
+
+    /// Founds a cluster with the nodes that the configuration names.
+    pub fn static_start(&self, start: StaticStart) {
+        self.housekeeping("static-start", move || {
+            let start = start.clone();
+            async move {
+                start.run().await;
+                pending().await
             }
         });
     }

@@ -19,8 +19,8 @@ use crate::limits;
 
 /// What the actor is asked for.
 pub enum RaftMessage {
-    /// Make a cluster of this node alone.
-    Init(Peer, RpcReplyPort<Result<(), ClusterError>>),
+    /// Make a cluster of this node and of others.
+    Init(Peer, Vec<Peer>, RpcReplyPort<Result<(), ClusterError>>),
     /// Add a node without a vote. This node must lead.
     AddLearner(Peer, RpcReplyPort<Result<MembershipChanged, ClusterError>>),
     /// Change voters and members. This node must lead.
@@ -62,8 +62,8 @@ impl Actor for RaftActor {
     ) -> Result<(), ActorProcessingErr> {
         let raft = state.raft.clone();
         match message {
-            RaftMessage::Init(own, reply) => {
-                run(state, reply, async move { membership::init(&raft, own).await });
+            RaftMessage::Init(own, others, reply) => {
+                run(state, reply, async move { membership::init(&raft, own, others).await });
             }
             RaftMessage::AddLearner(peer, reply) => {
                 run(state, reply, async move { membership::add_learner(&raft, peer).await });

@@ -23,13 +23,14 @@ use crate::limits;
 type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
 type Written = Result<ClientWriteResponse<TypeConfig>, WriteError>;
 
-/// Makes a cluster of this node alone.
+/// Makes a cluster of this node and others, all of them voters. Nobody else may do so.
 ///
 /// # Errors
 /// [`ClusterError::AlreadyInitialized`].
-pub async fn init(raft: &RaftHandle, own: Peer) -> Result<(), ClusterError> {
+pub async fn init(raft: &RaftHandle, own: Peer, others: Vec<Peer>) -> Result<(), ClusterError> {
     let node_id = own.node_id;
-    raft.initialize(BTreeMap::from([(node_id, own.info)])).await.map_err(|error| match error {
+    let members = others.into_iter().chain([own]).map(|peer| (peer.node_id, peer.info));
+    raft.initialize(members.collect::<BTreeMap<_, _>>()).await.map_err(|error| match error {
         RaftError::APIError(InitializeError::NotAllowed(_) | InitializeError::NotInMembers(_)) => {
             ClusterError::AlreadyInitialized { node_id }
         }

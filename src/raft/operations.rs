@@ -42,12 +42,17 @@ mod acted {
             Self(actor)
         }
 
-        /// Makes a cluster of this node alone.
+        /// Makes a cluster of this node and of others.
         ///
         /// # Errors
         /// The outer error if no outcome came within `bound`, the inner one if it was refused.
-        pub async fn init(&self, own: Peer, bound: Duration) -> Result<Result<(), ClusterError>, Unanswered> {
-            self.call(bound, |reply| RaftMessage::Init(own, reply)).await
+        pub async fn init(
+            &self,
+            own: Peer,
+            others: Vec<Peer>,
+            bound: Duration,
+        ) -> Result<Result<(), ClusterError>, Unanswered> {
+            self.call(bound, |reply| RaftMessage::Init(own, others, reply)).await
         }
 
         /// Adds a node without a vote. This node must lead.
@@ -113,13 +118,18 @@ mod simulated {
             Self { raft, under_way: Arc::default() }
         }
 
-        /// Makes a cluster of this node alone.
+        /// Makes a cluster of this node and of others.
         ///
         /// # Errors
         /// The outer error if no outcome came within `bound`, the inner one if it was refused.
-        pub async fn init(&self, own: Peer, bound: Duration) -> Result<Result<(), ClusterError>, Unanswered> {
+        pub async fn init(
+            &self,
+            own: Peer,
+            others: Vec<Peer>,
+            bound: Duration,
+        ) -> Result<Result<(), ClusterError>, Unanswered> {
             let raft = self.raft.clone();
-            self.run(bound, async move { membership::init(&raft, own).await }).await
+            self.run(bound, async move { membership::init(&raft, own, others).await }).await
         }
 
         /// Adds a node without a vote. This node must lead.

@@ -19,7 +19,7 @@ use super::codec::{self, CodecError};
 use super::damage::{Damage, Place};
 use super::database::{self, OpenDatabaseError, guarded};
 use super::disk::{Disk, RealDisk};
-use crate::kv::types::{ClusterId, NodeId, NodeInfo, Peer, PublicKey};
+use crate::kv::types::{ClusterId, Founding, NodeId, NodeInfo, Peer, PublicKey};
 use crate::limits;
 
 /// The file in a data directory. Must stay stable.
@@ -42,6 +42,8 @@ const INCARNATION: &str = "incarnation";
 const CLUSTER_ID: &str = "cluster_id";
 /// A list of `(NodeId, NodeInfo)`. Must stay stable.
 const PEERS: &str = "peers";
+/// A `Founding`, once agreed to. Must stay stable.
+const FOUNDING: &str = "founding";
 
 /// A [`Recovery`], while one is under way. Must stay stable.
 const RECOVERY: &str = "recovery";
@@ -168,6 +170,7 @@ struct Changing {
     cluster_id: Option<ClusterId>,
     peers: Vec<Peer>,
     recovery: Option<Recovery>,
+    founding: Option<Founding>,
 }
 
 impl Metadata {
@@ -222,10 +225,13 @@ impl Metadata {
     /// Values that stand on disk.
     pub(super) fn record_count(&self) -> u64 {
         const ALWAYS_THERE: u64 = 4;
-        ALWAYS_THERE
-            + u64::from(self.cluster_id().is_some())
-            + u64::from(!self.peers().is_empty())
-            + u64::from(self.recovery().is_some())
+        let sometimes = [
+            self.cluster_id().is_some(),
+            !self.peers().is_empty(),
+            self.recovery().is_some(),
+            self.founding().is_some(),
+        ];
+        ALWAYS_THERE + sometimes.into_iter().map(u64::from).sum::<u64>()
     }
 
     /// Metadata that ends with the process, for `--storage memory`.
@@ -285,10 +291,13 @@ impl Metadata {
         self.change(|table| {
             put(table, RECOVERY, &recovery)?;
             put(table, CLUSTER_ID, &recovery.to)?;
-            put(table, PEERS, &nobody)
+            put(table, PEERS, &nobody)?;
+            // The new cluster was not founded by those who founded the lost one.
+            table.remove(FOUNDING)?;
+            Ok(())
         })?;
         let (cluster_id, recovery) = (Some(recovery.to), Some(recovery));
-        *changing = Changing { cluster_id, peers: Vec::new(), recovery };
+        *changing = Changing { cluster_id, peers: Vec::new(), recovery, founding: None };
         Ok(())
     }
 
@@ -300,6 +309,25 @@ impl Metadata {
             Ok(())
         })?;
         changing.recovery = None;
+        Ok(())
+    }
+
+    /// The founding of a cluster that this node has agreed to last.
+    pub fn founding(&self) -> Option<Founding> {
+        self.lock().founding.clone()
+    }
+
+    /// Agrees to a founding, instead of an earlier one that came to nothing. It is on disk when the call
+    /// returns.
+    ///
+    /// # Errors
+    /// The write failed.
+    pub fn agree_to(&self, founding: &Founding) -> Result<(), MetadataError> {
+        let mut changing = self.lock();
+        if changing.founding.as_ref() != Some(founding) {
+            self.save(FOUNDING, founding)?;
+            changing.founding = Some(founding.clone());
+        }
         Ok(())
     }
 
@@ -387,8 +415,8 @@ fn load(path: PathBuf, database: Database) -> Result<Inner, MetadataError> {
     let cluster_id = stored.optional(CLUSTER_ID)?;
     let peers: Vec<(NodeId, NodeInfo)> = stored.optional(PEERS)?.unwrap_or_default();
     let peers = peers.into_iter().map(|(node_id, info)| Peer { node_id, info }).collect();
-    let recovery = stored.optional(RECOVERY)?;
-    let changing = Mutex::new(Changing { cluster_id, peers, recovery });
+    let (recovery, founding) = (stored.optional(RECOVERY)?, stored.optional(FOUNDING)?);
+    let changing = Mutex::new(Changing { cluster_id, peers, recovery, founding });
     Ok(Inner { file: Some((path, database)), node_id, public_key, incarnation, changing })
 }
 

@@ -12,7 +12,14 @@ impl Transport {
     /// What this node says first on a connection to `target`.
     pub(super) fn hello(&self, target: NodeId) -> Hello {
         let Peer { node_id, info } = self.own_peer();
-        Hello { node_id, target, cluster_id: self.0.metadata.cluster_id(), info, boot: self.0.boot }
+        Hello {
+            node_id,
+            target,
+            cluster_id: self.0.metadata.cluster_id(),
+            info,
+            boot: self.0.boot,
+            incarnation: self.0.metadata.incarnation(),
+        }
     }
 
     /// Decides on a hello that came in.
@@ -26,6 +33,7 @@ impl Transport {
         if hello.target != own {
             return Err(Refusal::NotMe { own, asked: hello.target });
         }
+        self.check_incarnation(known, &key, hello.incarnation)?;
         self.agree_on_cluster(hello.cluster_id)?;
         if hello.info.public_key == key {
             self.0.book.heard_from(known, hello.info);
@@ -33,7 +41,12 @@ impl Transport {
         if self.close_former_process(key, hello.boot) {
             return Err(Refusal::Restarted);
         }
-        Ok(Welcome { node_id: own, cluster_id: self.0.metadata.cluster_id(), info: self.own_peer().info })
+        Ok(Welcome {
+            node_id: own,
+            cluster_id: self.0.metadata.cluster_id(),
+            info: self.own_peer().info,
+            incarnation: self.0.metadata.incarnation(),
+        })
     }
 
     /// Closes what another process with this key has left open; true if there was something.
@@ -65,10 +78,28 @@ impl Transport {
         {
             return Err(Refusal::OtherCluster { own: theirs, theirs: own });
         }
+        self.check_incarnation(target, &key, welcome.incarnation)?;
         if welcome.info.public_key == key {
             self.0.book.heard_from(target, welcome.info);
         }
         Ok(())
+    }
+
+    /// A node that lost its disk has forgotten its votes and what it acknowledged: under its old id it would
+    /// count for what it no longer has.
+    fn check_incarnation(&self, node_id: NodeId, key: &PublicKey, given: u64) -> Result<(), Refusal> {
+        match self.known_incarnation(node_id, key) {
+            Some(known) if known != given => Err(Refusal::OtherIncarnation { node_id }),
+            _ => {
+                self.0.book.met(*key, given);
+                Ok(())
+            }
+        }
+    }
+
+    /// The data directory that a member is known by.
+    fn known_incarnation(&self, node_id: NodeId, key: &PublicKey) -> Option<u64> {
+        self.0.metadata.founding()?.incarnation_of(node_id, key)
     }
 
     /// A node without a cluster joins that of the peer which calls it, durably before it answers.

@@ -40,6 +40,8 @@ struct State {
     vouched: Members,
     /// What a node said last about its own addresses.
     heard: BTreeMap<NodeId, NodeInfo>,
+    /// The data directory that the owner of a key has now, by its own word.
+    met: BTreeMap<PublicKey, u64>,
     lookup: Option<MemoryLookup>,
 }
 
@@ -133,6 +135,7 @@ impl PeerBook {
         let after = state.keys_of_members();
         let removed: Vec<PublicKey> = before.difference(&after).copied().collect();
         state.declared.retain(|_, info| !removed.contains(&info.public_key));
+        state.met.retain(|key, _| !removed.contains(key));
         state.forget_what_strangers_said();
         state.publish_members();
         drop(state);
@@ -185,6 +188,17 @@ impl PeerBook {
         state.publish(node_id);
         drop(state);
         self.notify();
+    }
+
+    /// The owner of a key said which data directory it has.
+    pub(super) fn met(&self, key: PublicKey, incarnation: u64) {
+        let mut state = self.lock();
+        state.met.insert(key, incarnation);
+    }
+
+    /// The data directory that the owner of a key has, if it has said hello since this process started.
+    pub fn incarnation_of(&self, key: &PublicKey) -> Option<u64> {
+        self.lock().met.get(key).copied()
     }
 
     /// The id of the node with this key, if it is let in.

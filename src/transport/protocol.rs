@@ -10,10 +10,11 @@ use openraft::raft::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::founding::{FoundingRefusal, FoundingView};
 use super::numbered::Numbered;
 use super::vouching::Members;
 use crate::kv::forward::{ForwardReply, ForwardRequest};
-use crate::kv::types::{ClusterError, ClusterId, NodeId, NodeInfo};
+use crate::kv::types::{ClusterError, ClusterId, Founding, NodeId, NodeInfo};
 use crate::raft::types::{SnapshotMeta, TypeConfig, Vote};
 
 /// Raft's messages and forwarded requests.
@@ -47,6 +48,8 @@ pub(super) struct Hello {
     pub info: NodeInfo,
     /// Drawn when the caller's process started.
     pub boot: u64,
+    /// Drawn when the caller's data directory was made.
+    pub incarnation: u64,
 }
 
 /// The answer of a node that lets the caller in.
@@ -58,6 +61,8 @@ pub(super) struct Welcome {
     pub cluster_id: Option<ClusterId>,
     /// Its key and addresses of the moment.
     pub info: NodeInfo,
+    /// Drawn when its data directory was made.
+    pub incarnation: u64,
 }
 
 /// Why a hello was refused.
@@ -77,6 +82,10 @@ pub(super) enum Refusal {
     Restarted,
     #[error("this node belongs to no cluster yet, the caller looks for cluster {0}")]
     NoCluster(ClusterId),
+    #[error(
+        "node {node_id} has another data directory than the cluster knows it by: what it has voted for and acknowledged is lost, so it must not come back under this id. Remove it (`aspen member remove {node_id}`), then let it join with a ticket on an empty directory (`aspen ticket new`, `aspen-node --join`)"
+    )]
+    OtherIncarnation { node_id: NodeId },
 }
 
 /// Raft's messages, and what followers forward.
@@ -104,6 +113,12 @@ pub(super) enum RaftRpcProtocol {
     /// A stream of requests that only the leader can serve, each answered when it is served.
     #[rpc(tx = mpsc::Sender<Numbered<ForwardAnswer>>, rx = mpsc::Receiver<Numbered<ForwardRequest>>)]
     ForwardMany(ForwardStream),
+    /// How a node stands to founding a cluster.
+    #[rpc(tx = oneshot::Sender<FoundingView>)]
+    AskFounding(AskFounding),
+    /// A founding to agree to.
+    #[rpc(tx = oneshot::Sender<Result<(), FoundingRefusal>>)]
+    AgreeToFounding(AgreeToFounding),
 }
 
 /// Opens a stream of append-entries.
@@ -136,6 +151,14 @@ pub(super) type ForwardAnswer = Result<ForwardReply, ClusterError>;
 /// A question who belongs to the cluster.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct AskMembers;
+
+/// A question how a node stands to founding a cluster.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct AskFounding;
+
+/// A founding to agree to.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct AgreeToFounding(pub Founding);
 
 /// Snapshots.
 #[rpc_requests(message = SnapshotRpcMessage)]

@@ -96,7 +96,7 @@ impl Transport {
                 if connection.alpn() == ALPN_CLIENT {
                     serve_client(&connection, &service).await;
                 } else {
-                    serve_connection(&connection, &handlers).await;
+                    transport.serve_connection(&connection, &handlers).await;
                 }
             });
         }
@@ -152,28 +152,74 @@ impl Transport {
     }
 }
 
-async fn serve_connection(connection: &Connection, handlers: &Handlers) {
-    let mut streams = JoinSet::new();
-    loop {
-        tokio::select! {
-            Some(ended) = streams.join_next(), if !streams.is_empty() => log_panic(ended),
-            accepted = connection.accept_bi() => {
-                let Ok((send, recv)) = accepted else { return };
-                let handlers = handlers.clone();
-                let peer = connection.remote_id().fmt_short().to_string();
-                let is_snapshot = connection.alpn() == ALPN_SNAPSHOT;
-                streams.spawn(async move {
-                    let served = if is_snapshot {
-                        serve_snapshot_stream(send, recv, handlers).await
-                    } else {
-                        serve_raft_stream(send, recv, handlers).await
-                    };
-                    if let Err(error) = served {
-                        tracing::debug!(%peer, "a stream ended: {error}");
-                    }
-                });
+impl Transport {
+    async fn serve_connection(&self, connection: &Connection, handlers: &Handlers) {
+        let mut streams = JoinSet::new();
+        loop {
+            tokio::select! {
+                Some(ended) = streams.join_next(), if !streams.is_empty() => log_panic(ended),
+                accepted = connection.accept_bi() => {
+                    let Ok((send, recv)) = accepted else { return };
+                    let (transport, connection, handlers) = (self.clone(), connection.clone(), handlers.clone());
+                    let peer = connection.remote_id().fmt_short().to_string();
+                    let is_snapshot = connection.alpn() == ALPN_SNAPSHOT;
+                    streams.spawn(async move {
+                        let served = if is_snapshot {
+                            serve_snapshot_stream(send, recv, handlers).await
+                        } else {
+                            transport.serve_raft_stream(&connection, send, recv, handlers).await
+                        };
+                        if let Err(error) = served {
+                            tracing::debug!(%peer, "a stream ended: {error}");
+                        }
+                    });
+                }
             }
         }
+    }
+
+    async fn serve_raft_stream(
+        &self,
+        connection: &Connection,
+        send: SendStream,
+        recv: RecvStream,
+        handlers: Handlers,
+    ) -> Result<(), StreamError> {
+        let raft = &handlers.raft;
+        let sent = match read_request::<RaftRpcProtocol>(send, recv).await? {
+            RaftRpcMessage::Append(request) => return append(request, handlers).await,
+            RaftRpcMessage::ForwardMany(stream) => return forward::serve(stream, &*handlers.forward).await,
+            RaftRpcMessage::Vote(WithChannels { inner, tx, .. }) => {
+                let vote = async {
+                    self.ensure_may_vote(raft)?;
+                    raft.vote(inner.0).await.map_err(|error| error.to_string())
+                };
+                tx.send(vote.await).await
+            }
+            RaftRpcMessage::PreVote(WithChannels { inner, tx, .. }) => {
+                let vote = async {
+                    self.ensure_may_vote(raft)?;
+                    raft.pre_vote(inner.0).await.map_err(|error| error.to_string())
+                };
+                tx.send(vote.await).await
+            }
+            RaftRpcMessage::TransferLeader(WithChannels { inner, tx, .. }) => {
+                tx.send(raft.handle_transfer_leader(inner.0).await.map_err(|error| error.to_string())).await
+            }
+            RaftRpcMessage::Forward(WithChannels { inner, tx, .. }) => {
+                tx.send(handlers.forward.handle(inner.0).await).await
+            }
+            RaftRpcMessage::Members(WithChannels { tx, .. }) => {
+                tx.send(Members::of(&observe::metrics(raft).membership_config)).await
+            }
+            RaftRpcMessage::AskFounding(WithChannels { tx, .. }) => {
+                tx.send(self.founding_view(raft).await).await
+            }
+            RaftRpcMessage::AgreeToFounding(WithChannels { inner, tx, .. }) => {
+                tx.send(self.agree_to_founding(connection, raft, inner.0).await).await
+            }
+        };
+        sent.map_err(|error| StreamError::Send(error.to_string()))
     }
 }
 
@@ -213,34 +259,6 @@ fn log_panic(ended: Result<(), tokio::task::JoinError>) {
         metrics::counter!("aspen_transport_panics_total").increment(1);
         tracing::error!("answering a peer failed unexpectedly: {error}");
     }
-}
-
-async fn serve_raft_stream(
-    send: SendStream,
-    recv: RecvStream,
-    handlers: Handlers,
-) -> Result<(), StreamError> {
-    let raft = &handlers.raft;
-    let sent = match read_request::<RaftRpcProtocol>(send, recv).await? {
-        RaftRpcMessage::Append(request) => return append(request, handlers).await,
-        RaftRpcMessage::ForwardMany(stream) => return forward::serve(stream, &*handlers.forward).await,
-        RaftRpcMessage::Vote(WithChannels { inner, tx, .. }) => {
-            tx.send(raft.vote(inner.0).await.map_err(|error| error.to_string())).await
-        }
-        RaftRpcMessage::PreVote(WithChannels { inner, tx, .. }) => {
-            tx.send(raft.pre_vote(inner.0).await.map_err(|error| error.to_string())).await
-        }
-        RaftRpcMessage::TransferLeader(WithChannels { inner, tx, .. }) => {
-            tx.send(raft.handle_transfer_leader(inner.0).await.map_err(|error| error.to_string())).await
-        }
-        RaftRpcMessage::Forward(WithChannels { inner, tx, .. }) => {
-            tx.send(handlers.forward.handle(inner.0).await).await
-        }
-        RaftRpcMessage::Members(WithChannels { tx, .. }) => {
-            tx.send(Members::of(&observe::metrics(raft).membership_config)).await
-        }
-    };
-    sent.map_err(|error| StreamError::Send(error.to_string()))
 }
 
 type Requests = mpsc::Receiver<AppendEntriesRequest<TypeConfig>>;

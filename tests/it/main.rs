@@ -12,6 +12,7 @@ mod disk_pressure;
 mod failover;
 mod http_docs;
 mod layers;
+mod life;
 mod load;
 mod recover;
 mod relay;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::founding::FoundingProgress;
 use super::{Inner, KvService, stopping};
 use crate::kv::forward::{ForwardReply, ForwardRequest};
 use crate::kv::interface::ClusterController;
@@ -14,6 +15,7 @@ use crate::kv::types::{
 use crate::limits;
 use crate::raft::observe;
 use crate::raft::operations::Unanswered;
+use crate::raft::runtime;
 use crate::storage::metadata::Metadata;
 
 /// What this node says about itself to others, with its addresses of the moment.
@@ -24,12 +26,49 @@ pub struct RaftCluster {
     service: KvService,
     metadata: Metadata,
     own: OwnPeer,
+    founding: Option<FoundingProgress>,
 }
 
 impl RaftCluster {
     /// Joins the parts.
     pub fn new(service: KvService, metadata: Metadata, own: OwnPeer) -> Self {
-        Self { service, metadata, own }
+        Self { service, metadata, own, founding: None }
+    }
+
+    /// The same on a node that founds its cluster with others, by its configuration.
+    #[must_use]
+    pub fn founding(self, progress: FoundingProgress) -> Self {
+        Self { founding: Some(progress), ..self }
+    }
+
+    /// Founds a cluster of this node and of others, all of them voters, who have agreed to it.
+    ///
+    /// # Errors
+    /// Where the node belongs to a cluster already, or the id could not be written down.
+    pub async fn found(&self, cluster_id: ClusterId, others: Vec<Peer>) -> Result<(), ClusterError> {
+        let own = (self.own)();
+        let inner = self.inner();
+        if observe::is_initialized(&observe::metrics(&inner.parts.raft)) {
+            return Err(ClusterError::AlreadyInitialized { node_id: own.node_id });
+        }
+        // The id is on disk before the cluster exists. After a crash in between, it is used again.
+        let metadata = self.metadata.clone();
+        let adopted = runtime::blocking(move || metadata.adopt_cluster_id(cluster_id)).await;
+        let storage = |reason: String| KvError::Storage { reason };
+        adopted.map_err(|error| storage(error.to_string()))?.map_err(|error| storage(error.to_string()))?;
+        let bound = Duration::from_millis(limits::REQUEST_TIMEOUT_MS);
+        match inner.parts.operations.init(own, others, bound).await {
+            Ok(outcome) => outcome?,
+            Err(Unanswered::Lost) => {
+                return Err(KvError::OutcomeUnknown { waited_ms: limits::REQUEST_TIMEOUT_MS }.into());
+            }
+            Err(Unanswered::Stopping(reason)) => return Err(stopping(&reason).into()),
+        }
+        // Raft's metrics tell a moment later.
+        let initialized = inner.parts.raft.wait(Some(bound));
+        let initialized = initialized.metrics(observe::is_initialized, "the node belongs to a cluster").await;
+        initialized.map_err(|_| KvError::OutcomeUnknown { waited_ms: limits::REQUEST_TIMEOUT_MS })?;
+        Ok(())
     }
 
     fn inner(&self) -> &Inner {
@@ -49,28 +88,12 @@ impl RaftCluster {
 #[async_trait]
 impl ClusterController for RaftCluster {
     async fn init(&self) -> Result<ClusterStatus, ClusterError> {
-        let own = (self.own)();
-        let inner = self.inner();
-        if observe::is_initialized(&observe::metrics(&inner.parts.raft)) {
-            return Err(ClusterError::AlreadyInitialized { node_id: own.node_id });
+        if let Some(progress) = &self.founding
+            && !observe::is_initialized(&observe::metrics(&self.inner().parts.raft))
+        {
+            return Err(ClusterError::FoundedByConfiguration { waits_for: progress.sentence() });
         }
-        // The id is on disk before the cluster exists. After a crash in between, it is used again.
-        if self.metadata.cluster_id().is_none() {
-            let adopted = self.metadata.adopt_cluster_id(ClusterId::random());
-            adopted.map_err(|error| KvError::Storage { reason: error.to_string() })?;
-        }
-        let bound = Duration::from_millis(limits::REQUEST_TIMEOUT_MS);
-        match inner.parts.operations.init(own, bound).await {
-            Ok(outcome) => outcome?,
-            Err(Unanswered::Lost) => {
-                return Err(KvError::OutcomeUnknown { waited_ms: limits::REQUEST_TIMEOUT_MS }.into());
-            }
-            Err(Unanswered::Stopping(reason)) => return Err(stopping(&reason).into()),
-        }
-        // Raft's metrics tell a moment later.
-        let initialized = inner.parts.raft.wait(Some(bound));
-        let initialized = initialized.metrics(observe::is_initialized, "the node belongs to a cluster").await;
-        initialized.map_err(|_| KvError::OutcomeUnknown { waited_ms: limits::REQUEST_TIMEOUT_MS })?;
+        self.found(self.metadata.cluster_id().unwrap_or_else(ClusterId::random), Vec::new()).await?;
         // It leads once its first entry is committed; an answer before that would invite a failure.
         self.service.await_linearizable().await?;
         Ok(self.status())
@@ -85,6 +108,6 @@ impl ClusterController for RaftCluster {
     }
 
     fn status(&self) -> ClusterStatus {
-        super::status::status(&self.service, &self.metadata)
+        super::status::status(&self.service, &self.metadata, self.founding.as_ref())
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::KvService;
+use super::founding::FoundingProgress;
 use openraft::Instant;
 
 use crate::kv::types::{ClusterStatus, DiskState, DiskStatus, Member, NodeId, NodeInfo, NodeState, Role};
@@ -10,12 +11,19 @@ use crate::raft::membership;
 use crate::raft::observe::{self, Metrics, Route};
 use crate::storage::metadata::Metadata;
 
-pub(super) fn status(service: &KvService, metadata: &Metadata) -> ClusterStatus {
+pub(super) fn status(
+    service: &KvService,
+    metadata: &Metadata,
+    founding: Option<&FoundingProgress>,
+) -> ClusterStatus {
     let parts = &service.0.parts;
     let metrics = observe::metrics(&parts.raft);
     let now = std::time::Instant::now();
     let disk = parts.disk.status(now);
     let (mut state, mut detail) = state(service, &metrics);
+    if let (NodeState::WaitingForInit, Some(progress)) = (state, founding) {
+        detail = progress.sentence();
+    }
     if let Some(time) = parts.disk.hanging(now)
         && matches!(state, NodeState::Serving | NodeState::NoLeader | NodeState::Recovering)
     {

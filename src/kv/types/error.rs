@@ -327,6 +327,12 @@ pub enum ClusterError {
     /// The same conditions as for reads and writes.
     #[error(transparent)]
     Kv(#[from] KvError),
+    /// `init` on a node that founds its cluster with others, by its configuration.
+    #[error("this node founds its cluster with its peers, by its configuration: {waits_for}")]
+    FoundedByConfiguration {
+        /// What it waits for.
+        waits_for: String,
+    },
 }
 
 impl ClusterError {
@@ -340,6 +346,7 @@ impl ClusterError {
             Self::ChangeInProgress => "change_in_progress",
             Self::Unreachable { .. } => "unreachable",
             Self::Kv(error) => error.code(),
+            Self::FoundedByConfiguration { .. } => "founded_by_configuration",
         }
     }
 
@@ -355,6 +362,9 @@ impl ClusterError {
                 "check that the node runs, that its ticket is current, and that UDP gets through"
             }
             Self::Kv(error) => error.action(),
+            Self::FoundedByConfiguration { .. } => {
+                "start its peers as well, or start it with `--bootstrap manual` to make a cluster without them"
+            }
         }
     }
 }

@@ -62,7 +62,7 @@ impl Follower {
         let hello = irpc_iroh::read_request::<HelloProtocol>(&connection).await.unwrap().unwrap();
         let HelloMessage::Hello(WithChannels { inner, tx, .. }) = hello;
         let info = self.caller.peer().info;
-        tx.send(Ok(Welcome { node_id: inner.target, cluster_id: None, info })).await.unwrap();
+        tx.send(Ok(Welcome { node_id: inner.target, cluster_id: None, info, incarnation: 1 })).await.unwrap();
         Arrived::next_on(connection).await
     }
 }

@@ -59,6 +59,7 @@ impl Member {
             timeouts: LinkTimeouts::lan(),
             client_keys: BTreeSet::new(),
             http_addr: None,
+            founders: None,
         };
         let transport =
             Transport::bind(settings, metadata.clone(), PeerBook::new(node_id, key)).await.unwrap();

@@ -207,6 +207,7 @@ impl TestNode {
             timeouts,
             client_keys: [public_key(&client_secret().public())].into(),
             http_addr: None,
+            founders: None,
         };
         let book = PeerBook::new(identity.node_id, key);
         let transport = Transport::bind(settings, metadata.clone(), book).await.unwrap();
@@ -359,7 +360,7 @@ impl Caller {
 
     pub(super) fn hello_to(&self, node: &TestNode) -> Hello {
         let Peer { node_id, info } = self.peer();
-        Hello { node_id, target: node.id(), cluster_id: None, info, boot: 1 }
+        Hello { node_id, target: node.id(), cluster_id: None, info, boot: 1, incarnation: 1 }
     }
 
     /// A connection that is past its hello.

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -36,6 +36,11 @@ fn any_port() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
+/// A UDP port on loopback that is free at the moment, for a node whose address is told before it starts.
+pub fn free_udp_port() -> SocketAddr {
+    UdpSocket::bind(any_port()).and_then(|socket| socket.local_addr()).expect("a port on loopback is free")
+}
+
 impl Node {
     /// A node that is not started yet. Where `flags` do not say otherwise, it is placed on loopback and
     /// in a directory of its own.
@@ -53,6 +58,17 @@ impl Node {
             iroh_addr: any_port(),
             log_start: 0,
         }
+    }
+
+    /// Places the node at an iroh address that others know before it starts.
+    pub fn at_iroh_addr(mut self, iroh_addr: SocketAddr) -> Self {
+        self.iroh_addr = iroh_addr;
+        self
+    }
+
+    /// Where its iroh endpoint is, or will be.
+    pub fn iroh_addr(&self) -> SocketAddr {
+        self.iroh_addr
     }
 
     /// Adds flags for the starts to come.
@@ -76,6 +92,11 @@ impl Node {
     /// Starts the process and waits until its ports are open.
     pub fn start(&mut self) {
         self.spawn();
+        self.await_ports();
+    }
+
+    /// Waits until the ports of a process that was spawned are open.
+    pub fn await_ports(&mut self) {
         let until = Instant::now() + PATIENCE;
         while self.ticket().is_none() {
             self.assert_running();

@@ -1,0 +1,40 @@
+//! The life of a member, on real processes: founding, joining, leaving, being replaced, handing over.
+
+mod static_start;
+
+use serde_json::Value;
+
+use crate::support::node::Node;
+use crate::support::wait_until;
+
+/// The cluster as a node sees it.
+fn cluster(node: &Node) -> Value {
+    node.get("/cluster").ok()
+}
+
+fn cluster_id(node: &Node) -> Option<String> {
+    cluster(node)["cluster_id"].as_str().map(ToOwned::to_owned)
+}
+
+/// The ids of members for which a condition holds.
+fn ids(node: &Node, holds: impl Fn(&Value) -> bool) -> Vec<u64> {
+    let cluster = cluster(node);
+    let members = cluster["members"].as_array().expect("members are a list");
+    let ids = members.iter().filter(|member| holds(member));
+    ids.map(|member| member["node_id"].as_u64().expect("an id is a number")).collect()
+}
+
+fn voters(node: &Node) -> Vec<u64> {
+    ids(node, |member| member["role"] != "learner")
+}
+
+/// Waits until what the process logged last has all of the parts in one line.
+fn wait_for_log(node: &Node, parts: &[&str]) {
+    wait_until(&format!("node {} says {parts:?}", node.id), || {
+        node.last_log().lines().any(|line| parts.iter().all(|part| line.contains(part)))
+    });
+}
+
+fn temporary_directory() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary directory can be made")
+}
