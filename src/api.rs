@@ -117,6 +117,9 @@ fn router_within(state: ApiState, bounds: Bounds) -> Router {
         .route("/init", post(cluster::init))
         .route("/add-learner", post(cluster::add_learner))
         .route("/change-membership", post(cluster::change_membership))
+        .route("/tickets", post(cluster::new_ticket))
+        .route("/replace-member", post(cluster::replace_member))
+        .route("/transfer-leader", post(cluster::transfer_leader))
         .route("/cluster", get(cluster::cluster))
         .route("/peers", get(peers::list).post(peers::add));
     probes

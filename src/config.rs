@@ -40,6 +40,9 @@ use keys::{KEYS, Key};
 use layers::Layer;
 use secret_file::{Secret, SecretFileError};
 
+/// The name of a join ticket among systemd's credentials. It must stay stable.
+const JOIN_TICKET_CREDENTIAL: &str = "join-ticket";
+
 /// All settings of a node, checked.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -64,6 +67,10 @@ pub struct Config {
     pub client_keys: Vec<PublicKey>,
     /// How a new node comes to its cluster.
     pub bootstrap: Bootstrap,
+    /// The file with a ticket to join a cluster with.
+    pub join_ticket_file: Option<PathBuf>,
+    /// Whether a node that joins with a ticket never gets a vote by itself.
+    pub learner: bool,
     /// What keeps the data.
     pub storage: Storage,
     /// What replicates it.
@@ -83,6 +90,9 @@ pub struct Config {
     /// Where systemd put the unit's credentials; from `$CREDENTIALS_DIRECTORY` alone.
     #[serde(skip)]
     pub credentials_dir: Option<PathBuf>,
+    /// A ticket to join a cluster with; from the flag alone, as it is a secret.
+    #[serde(skip)]
+    pub join: Option<Secret>,
 }
 
 /// Relays, through which nodes reach each other where no direct path is found.
@@ -240,10 +250,23 @@ impl Config {
 
         let mut config: Config = figment.extract().map_err(|error| bad_value(&figment, &error))?;
         config.credentials_dir = environment.credentials_dir;
+        config.join = sources.flags.join.as_deref().and_then(Secret::new);
         let values = KEYS.iter().filter_map(|key| Some((key.name, set_value(&figment, key)?))).collect();
         let loaded = Loaded { config, values };
         check::check(&loaded, sources.validate_peer)?;
         Ok(loaded)
+    }
+
+    /// The ticket to join a cluster with: that of the flag, or in the configured file, or among systemd's
+    /// credentials.
+    pub fn read_join_ticket(&self) -> Result<Option<Secret>, SecretFileError> {
+        if self.join.is_some() {
+            return Ok(self.join.clone());
+        }
+        let credential = self.credentials_dir.as_ref().map(|dir| dir.join(JOIN_TICKET_CREDENTIAL));
+        let credential = credential.filter(|path| path.exists());
+        let path = self.join_ticket_file.clone().or(credential);
+        path.map(|path| secret_file::read(&path, self.credentials_dir.as_deref())).transpose()
     }
 
     /// The token that HTTP requests must carry, where one is configured.

@@ -398,6 +398,55 @@ pub const STRANGER_LOG_INTERVAL_MS: u64 = 10_000;
 /// leads is let in by a node that was away within about an election's time; strangers cause no more load.
 pub const VOUCHING_INTERVAL_MS: u64 = 1_000;
 
+/// Join tickets that have not expired yet. Each is a row in the state of every member.
+pub const JOIN_TICKETS_MAX_COUNT: usize = 1_024;
+
+/// Longest life of a join ticket. It is a secret, and a month is long for one.
+pub const JOIN_TICKET_TTL_MAX_S: u64 = 31 * 24 * 60 * 60;
+
+/// Life of a join ticket by default: enough to bring a machine up.
+pub const JOIN_TICKET_TTL_DEFAULT_S: u64 = 60 * 60;
+
+/// Nodes that may come in with one ticket.
+pub const JOIN_TICKET_USES_MAX_COUNT: u32 = 1_000;
+
+/// Members whose addresses a join ticket holds. One of them must be up when it is used; a longer ticket is
+/// harder to copy.
+pub const JOIN_TICKET_MEMBERS_MAX_COUNT: usize = 5;
+
+/// Time for which expired tickets are remembered, so that they are refused as such, and nodes that took one
+/// and never came, so that they may still come.
+pub const JOIN_REMEMBERED_MS: u64 = 24 * 60 * 60 * 1_000;
+
+/// Strangers with a ticket that are served at a time. A further one is turned away and tries again.
+pub const JOIN_RUNNING_MAX_COUNT: usize = 16;
+
+/// A stranger's one message: a secret and some addresses.
+pub const JOIN_REQUEST_MAX_BYTES: u64 = 4 * 1024;
+
+/// Time for a new node to be let in, before it ends and says why it was not.
+pub const JOIN_TIMEOUT_MS: u64 = 60_000;
+
+/// Pause before a new node asks again.
+pub const JOIN_RETRY_INTERVAL_MS: u64 = 500;
+
+/// Pause between two looks of the leader at members that wait for a vote.
+pub const PROMOTION_CHECK_INTERVAL_MS: u64 = 500;
+
+/// Time for which a new member must have been caught up and reachable without a break before it gets a
+/// vote: one that comes and goes would cost quorum rather than add to it.
+pub const PROMOTION_AFTER_MS: u64 = 3_000;
+
+/// Pause between two looks of a node whether the others still let it in.
+pub const REMOVAL_CHECK_INTERVAL_MS: u64 = 500;
+
+/// Time after which members that turned this node away are asked once more, before it takes itself for
+/// removed: a node that has just joined may be ahead of them.
+pub const REMOVAL_ASK_AGAIN_AFTER_MS: u64 = 2_000;
+
+/// Log entries that a member may be behind and count as caught up.
+pub const PROMOTION_LAG_MAX_ENTRIES: u64 = 1_000;
+
 /// Pause between two rounds of questions to the other founders of a cluster, until it is founded.
 pub const FOUNDING_INTERVAL_MS: u64 = 250;
 

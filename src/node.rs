@@ -8,6 +8,7 @@ pub mod care;
 pub mod data_dir;
 mod free_space;
 pub mod identity;
+pub mod join;
 pub mod open_files;
 mod parts;
 mod peers;
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::banner::Banner;
 use self::data_dir::{DataDir, DataDirError};
 use self::identity::{Identity, IdentityError};
+use self::join::{ComeIn, ComeInError};
 use self::parts::Parts;
 use self::peers::Exchange;
 use self::static_start::StaticStart;
@@ -72,6 +74,9 @@ pub enum NodeError {
     /// The key.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// Coming into a cluster with a ticket.
+    #[error(transparent)]
+    ComeIn(#[from] ComeInError),
     /// What the data directory says about itself.
     #[error(transparent)]
     Metadata(#[from] MetadataError),
@@ -81,7 +86,7 @@ pub enum NodeError {
     /// A ticket that contradicts what is known.
     #[error("a peer in the configuration: {0}")]
     Declare(#[from] DeclareError),
-    /// The HTTP token's file.
+    /// The file of the HTTP token or of the join ticket.
     #[error(transparent)]
     TokenFile(#[from] SecretFileError),
     /// The HTTP token.
@@ -194,11 +199,22 @@ pub async fn run(
     stop: CancellationToken,
     announce: impl FnOnce(&Banner),
 ) -> Result<(), NodeError> {
-    let node = Node::start(config, figures, stop.clone()).await?;
+    // The parts go on while this node, which was told to stop, hands the leadership over.
+    let parts_stop = CancellationToken::new();
+    let node = Node::start(config, figures, &stop, parts_stop.clone()).await?;
     announce(&node.banner());
     systemd::ready(&node.cluster.status().detail);
-    stop.cancelled().await;
-    systemd::stopping();
+    tokio::select! {
+        () = stop.cancelled() => {
+            systemd::stopping();
+            tokio::select! {
+                () = node.service.leave() => {}
+                () = parts_stop.cancelled() => {}
+            }
+        }
+        () = parts_stop.cancelled() => systemd::stopping(),
+    }
+    parts_stop.cancel();
     node.stop().await
 }
 
@@ -209,10 +225,13 @@ struct Node {
     supervision: Supervision,
     transport: Transport,
     cluster: Arc<RaftCluster>,
+    service: KvService,
     http_addr: SocketAddr,
     /// Cancelled once the HTTP server has answered what it had begun.
     drained: CancellationToken,
     config: Config,
+    /// Whether it was given a ticket to join a cluster with.
+    joins: bool,
 }
 
 /// What stands before anything runs: the directory is this node's, and its ports are open.
@@ -222,16 +241,30 @@ struct Ground {
     metadata: Metadata,
     transport: Transport,
     token: Option<HttpToken>,
+    come_in: Option<ComeIn>,
 }
 
 impl Node {
-    async fn start(config: Config, figures: Metrics, stop: CancellationToken) -> Result<Self, NodeError> {
+    async fn start(
+        config: Config,
+        figures: Metrics,
+        asked_to_stop: &CancellationToken,
+        stop: CancellationToken,
+    ) -> Result<Self, NodeError> {
         let data_dir = DataDir::open(&config.data_dir)?;
         let identity = Identity::resolve(
             data_dir.path(),
             config.secret_key_file.as_deref(),
             config.credentials_dir.as_deref(),
         )?;
+        let come_in = config.read_join_ticket()?;
+        let come_in = come_in.map(|ticket| ComeIn::new(ticket.expose(), &config)).transpose()?;
+        if let Some(come_in) = &come_in {
+            let relay = relay(&config);
+            // On the heap: it holds a whole endpoint, and is run once in a node's life.
+            let settled = Box::pin(come_in.settle(&config, data_dir.path(), &identity, &relay));
+            asked_to_stop.run_until_cancelled(settled).await.ok_or(ComeInError::Stopped)??;
+        }
         let metadata = metadata(&config, &data_dir, &identity)?;
         let book = book(&config, &metadata)?;
         let token = config.read_http_token()?.map(|secret| HttpToken::new(secret.expose())).transpose()?;
@@ -244,7 +277,7 @@ impl Node {
         let settings = TransportSettings { founders, ..transport_settings(&config, &identity, http_addr) };
         let transport = Transport::bind(settings, metadata.clone(), book).await?;
 
-        let ground = Ground { config, data_dir, metadata, transport: transport.clone(), token };
+        let ground = Ground { config, data_dir, metadata, transport: transport.clone(), token, come_in };
         let node = Self::start_on(ground, listener, http_addr, figures, stop).await;
         if node.is_err() {
             transport.close().await;
@@ -260,7 +293,7 @@ impl Node {
         figures: Metrics,
         stop: CancellationToken,
     ) -> Result<Self, NodeError> {
-        let Ground { config, data_dir, metadata, transport, token } = ground;
+        let Ground { config, data_dir, metadata, transport, token, come_in } = ground;
         let timings = timings(&config);
         let started = start_raft(&config, &data_dir, &metadata, &transport, timings).await?;
         let supervision = Supervision::start(stop.clone()).await?;
@@ -288,12 +321,15 @@ impl Node {
         });
         let cluster = Arc::new(match &founding {
             Some((_, progress)) => cluster.founding(progress.clone()),
+            None if metadata.came_in() => cluster.founding(FoundingProgress::new(
+                "it was let into a cluster with a ticket, and waits to be made a member there",
+            )),
             None => cluster,
         });
         let exchange = Arc::new(Exchange::new(transport.clone(), metadata.clone()));
 
         data_dir.write_endpoint_file(&NodeTicket(transport.own_peer()).to_string())?;
-        let drained = CancellationToken::new();
+        let (drained, joins) = (CancellationToken::new(), come_in.is_some());
         let parts = Parts { supervision: &supervision, stop: &stop };
         let handlers = Handlers {
             raft: started.raft.clone(),
@@ -321,8 +357,13 @@ impl Node {
         };
         parts.http(listener, api::router(state), drained.clone());
         parts.recovery(service.clone());
+        parts.promotion(service.clone());
+        if let Some(come_in) = come_in {
+            parts.come_in(come_in, transport.clone(), started.raft.clone(), metadata.clone());
+        }
         parts.disk(service.clone());
-        parts.history(service, config.kv.history_revisions);
+        parts.removal(service.clone());
+        parts.history(service.clone(), config.kv.history_revisions);
         let every_bytes = config.raft.snapshot_every_bytes;
         parts.log_bounds(started.raft.clone(), started.reader.clone(), every_bytes);
         parts.membership(started.raft.clone(), transport.clone());
@@ -340,14 +381,15 @@ impl Node {
         }
         parts.figures(figures, started.raft.clone(), started.reader);
 
-        let node = Self { data_dir, supervision, transport, cluster, http_addr, drained, config };
+        let node =
+            Self { data_dir, supervision, transport, cluster, service, http_addr, drained, config, joins };
         node.bootstrap(&started.raft, &metadata).await?;
         Ok(node)
     }
 
     /// A new node that knows nobody makes a cluster of its own, unless it is told to wait.
     async fn bootstrap(&self, raft: &RaftHandle, metadata: &Metadata) -> Result<(), NodeError> {
-        let is_alone = self.config.peers.is_empty() && metadata.peers().is_empty();
+        let is_alone = self.config.peers.is_empty() && metadata.peers().is_empty() && !self.joins;
         // Asked of Raft itself: right after a start its metrics do not tell yet.
         let is_new = !raft.is_initialized().await.map_err(RaftStartError::from)?;
         if self.config.bootstrap == Bootstrap::Auto && is_new && is_alone {
@@ -363,7 +405,7 @@ impl Node {
             data_dir: self.data_dir.path().to_owned(),
             status: self.cluster.status(),
             in_memory: self.config.storage == Storage::Memory,
-            is_static: self.config.bootstrap == Bootstrap::Static,
+            makes_no_cluster: self.config.bootstrap == Bootstrap::Static || self.joins,
         }
     }
 
@@ -445,11 +487,7 @@ fn transport_settings(config: &Config, identity: &Identity, http_addr: SocketAdd
     TransportSettings {
         secret_key: identity.secret_key().clone(),
         bind_addr: config.iroh_addr,
-        relay: match &config.iroh_relay {
-            Relay::Disabled => transport::Relay::Disabled,
-            Relay::N0 => transport::Relay::N0,
-            Relay::Url(url) => transport::Relay::Url(url.clone()),
-        },
+        relay: relay(config),
         timeouts: match config.network_profile {
             NetworkProfile::Lan => LinkTimeouts::lan(),
             NetworkProfile::Wan => LinkTimeouts::wan(),
@@ -457,6 +495,14 @@ fn transport_settings(config: &Config, identity: &Identity, http_addr: SocketAdd
         client_keys: config.client_keys.iter().copied().collect(),
         http_addr: Some(http_addr),
         founders: None,
+    }
+}
+
+fn relay(config: &Config) -> transport::Relay {
+    match &config.iroh_relay {
+        Relay::Disabled => transport::Relay::Disabled,
+        Relay::N0 => transport::Relay::N0,
+        Relay::Url(url) => transport::Relay::Url(url.clone()),
     }
 }
 
@@ -505,6 +551,7 @@ async fn start_raft(
             let (log, state) = (MemoryLog::new(progress.clone()), state_mem::open());
             let (reader, inbox) = (state.reader(), state.inbox());
             let disk = Arc::new(Pressure::new(Arc::new(Space::endless()), progress, reader.clone()));
+            transport.trust(reader.clone());
             let raft = construct::start(&settings, network, log, state).await?;
             Ok(StartedRaft { raft, reader, inbox, disk, scrubber: None })
         }
@@ -530,6 +577,7 @@ async fn start_raft(
             let (reader, inbox) = (state.reader(), state.inbox());
             let disk = Arc::new(Pressure::new(space, progress, reader.clone()));
             let scrubber = Scrubber::new(&log, &state);
+            transport.trust(reader.clone());
             let raft = construct::start(&settings, network, log, state).await?;
             Ok(StartedRaft { raft, reader, inbox, disk, scrubber })
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::limits;
 
+mod admissions;
 pub mod apply;
 pub mod backup;
 mod batch;

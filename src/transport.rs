@@ -16,6 +16,8 @@ pub mod founding;
 mod frame;
 mod heartbeat;
 mod hello;
+pub mod join;
+pub mod join_ticket;
 mod link;
 pub mod network;
 mod numbered;
@@ -30,13 +32,14 @@ pub mod vouching;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use iroh::address_lookup::MemoryLookup;
 use iroh::endpoint::{PortmapperConfig, QuicTransportConfig, VarInt, presets};
 use iroh::{Endpoint, RelayMode, RelayUrl, SecretKey, TransportAddr, Watcher};
 use iroh_metrics::Registry;
+use tokio::sync::Semaphore;
 
 use self::admission::{Admission, GuestList};
 use self::forward::ForwardLines;
@@ -46,6 +49,7 @@ use self::peers::PeerBook;
 use crate::kv::types::{Founders, NodeId, NodeInfo, Peer, PublicKey};
 use crate::limits;
 use crate::storage::metadata::Metadata;
+use crate::storage::state::StateReader;
 
 /// Which relays the endpoint uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,6 +153,10 @@ struct Inner {
     bind_addr: SocketAddr,
     http_addr: Option<SocketAddr>,
     founders: Option<Founders>,
+    /// The state, which tells the data directories that members are known by.
+    reader: OnceLock<StateReader>,
+    /// Strangers that may be served at a time.
+    joins: Semaphore,
     /// Tells this process from an earlier one of the same node.
     boot: u64,
 }
@@ -202,6 +210,8 @@ impl Transport {
             bind_addr: settings.bind_addr,
             http_addr: settings.http_addr,
             founders: settings.founders,
+            reader: OnceLock::new(),
+            joins: Semaphore::new(limits::JOIN_RUNNING_MAX_COUNT),
             boot: rand::random(),
         })))
     }
@@ -219,6 +229,12 @@ impl Transport {
     /// The nodes that this one is to found a cluster with, if it is to.
     pub fn founders(&self) -> Option<&Founders> {
         self.0.founders.as_ref()
+    }
+
+    /// From now on, members are told from those that lost their disk by what this state knows of them.
+    pub fn trust(&self, reader: StateReader) {
+        // A second one would read the same.
+        self.0.reader.set(reader).ok();
     }
 
     /// The network that Raft sends through.

@@ -9,8 +9,12 @@ use axum::extract::State;
 use super::Shared;
 use super::body::JsonBody;
 use super::error::ApiError;
-use crate::kv::json::{AddLearnerForm, ChangeMembershipForm};
-use crate::kv::types::{ClusterError, ClusterStatus, MembershipChanged};
+use crate::kv::json::{
+    AddLearnerForm, ChangeMembershipForm, LeaderForm, NewTicket, NewTicketForm, ReplaceMemberForm,
+    TransferLeaderForm,
+};
+use crate::kv::types::{ClusterError, ClusterStatus, KvError, MembershipChanged};
+use crate::limits;
 
 /// Makes a new cluster of this node. The body, if any, is not looked at.
 pub(super) async fn init(State(shared): State<Arc<Shared>>) -> Result<Json<ClusterStatus>, ApiError> {
@@ -24,6 +28,40 @@ pub(super) async fn add_learner(
 ) -> Result<Json<MembershipChanged>, ApiError> {
     let peer = shared.api.peers.parse_ticket(&body.value.ticket)?;
     Ok(Json(shared.api.cluster.add_learner(peer).await?))
+}
+
+/// Makes a ticket for nodes that shall come in.
+pub(super) async fn new_ticket(
+    State(shared): State<Arc<Shared>>,
+    body: JsonBody<NewTicketForm>,
+) -> Result<Json<NewTicket>, ApiError> {
+    let NewTicketForm { ttl_s, uses } = body.value;
+    let within = |name, given: u64, max: u64| {
+        if (1..=max).contains(&given) { Ok(()) } else { Err(ApiError::OutOfBounds { name, given, max }) }
+    };
+    within("ttl_s", ttl_s, limits::JOIN_TICKET_TTL_MAX_S)?;
+    within("uses", uses.into(), limits::JOIN_TICKET_USES_MAX_COUNT.into())?;
+    let (ticket, hash) = shared.api.peers.draw_join_ticket().ok_or(KvError::NotInitialized)?;
+    let expires_at_ms = shared.api.cluster.issue_ticket(hash, ttl_s * 1_000, uses).await?;
+    Ok(Json(NewTicket { ticket, expires_at_ms, uses }))
+}
+
+/// Puts a new node, by its ticket, in a member's place.
+pub(super) async fn replace_member(
+    State(shared): State<Arc<Shared>>,
+    body: JsonBody<ReplaceMemberForm>,
+) -> Result<Json<MembershipChanged>, ApiError> {
+    let new = shared.api.peers.parse_ticket(&body.value.ticket)?;
+    Ok(Json(shared.api.cluster.replace(body.value.node_id, new).await?))
+}
+
+/// Has another voter lead.
+pub(super) async fn transfer_leader(
+    State(shared): State<Arc<Shared>>,
+    body: JsonBody<TransferLeaderForm>,
+) -> Result<Json<LeaderForm>, ApiError> {
+    let leader = shared.api.cluster.transfer_leader(body.value.to).await?;
+    Ok(Json(LeaderForm { leader }))
 }
 
 /// Sets the voters, removes members, or both.

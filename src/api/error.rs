@@ -23,6 +23,8 @@ pub(super) enum ApiError {
     Form(#[from] FormError),
     #[error("the change names neither voters nor members to remove")]
     NoChange,
+    #[error("{name} is {given}, and must be from 1 to {max}")]
+    OutOfBounds { name: &'static str, given: u64, max: u64 },
     #[error("the body is not the JSON that this path takes: {0}")]
     BadJson(#[from] serde_json::Error),
     #[error("the body broke off: {reason}")]
@@ -54,9 +56,11 @@ impl ApiError {
             Self::Peer(PeerError::NotSaved { .. }) | Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Form(FormError::Limit { error, .. }) => kv_status(error),
             Self::Form(FormError::NotUtf8 { .. }) => StatusCode::NOT_ACCEPTABLE,
-            Self::Form(_) | Self::NoChange | Self::BadJson(_) | Self::BrokenBody { .. } => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::Form(_)
+            | Self::NoChange
+            | Self::OutOfBounds { .. }
+            | Self::BadJson(_)
+            | Self::BrokenBody { .. } => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::WrongContentType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::UnknownPath { .. } => StatusCode::NOT_FOUND,
@@ -75,6 +79,7 @@ impl ApiError {
             Self::Peer(error) => (error.code(), error.action()),
             Self::BadJson(_) => ("bad_json", "correct the body; docs/http-api.md shows its form"),
             Self::NoChange => ("bad_request", "send \"voters\", or \"remove\", or both"),
+            Self::OutOfBounds { .. } => ("bad_request", "send a number within the bounds"),
             Self::BrokenBody { .. } => ("broken_body", "send the request again"),
             Self::BodyTooLarge { .. } => ("body_too_large", "split the request into smaller ones"),
             Self::WrongContentType { .. } => {
@@ -124,6 +129,7 @@ fn kv_status(error: &KvError) -> StatusCode {
         | KvError::TooManyOps { .. }
         | KvError::CommandTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         KvError::BadRestore { .. } => StatusCode::BAD_REQUEST,
+        KvError::NotForClients => StatusCode::FORBIDDEN,
         KvError::SequenceTooOld { .. }
         | KvError::SessionExpired { .. }
         | KvError::NotEmpty { .. }
@@ -147,7 +153,10 @@ fn kv_status(error: &KvError) -> StatusCode {
 fn cluster_status(error: &ClusterError) -> StatusCode {
     match error {
         ClusterError::AlreadyInitialized { .. }
-        | ClusterError::FoundedByConfiguration { .. }
+        | ClusterError::JoinRefused(_)
+        | ClusterError::QuorumAtStake { .. }
+        | ClusterError::NotHandedOver { .. }
+        | ClusterError::MakesNoCluster { .. }
         | ClusterError::NodeIdTaken { .. }
         | ClusterError::ChangeInProgress => StatusCode::CONFLICT,
         ClusterError::UnknownNode { .. } => StatusCode::NOT_FOUND,

@@ -23,7 +23,7 @@ pub(super) async fn write(
     let encoding = form.encoding;
     let command = form.into_command()?;
     let reply = match &command.op {
-        WriteOp::Txn(_) | WriteOp::Restore(_) => shared.api.kv.write(command).await?,
+        WriteOp::Txn(_) | WriteOp::Restore(_) | WriteOp::Member(_) => shared.api.kv.write(command).await?,
         WriteOp::Compact { .. } => compact(&shared, command).await?,
     };
     drop(held);

@@ -11,7 +11,7 @@ use super::Shared;
 use super::body::JsonBody;
 use super::error::ApiError;
 use crate::kv::json::{AddPeersForm, KnownPeer, PeersForm};
-use crate::kv::types::Peer;
+use crate::kv::types::{Peer, SecretHash};
 
 /// What the API needs of the transport.
 #[async_trait]
@@ -27,6 +27,10 @@ pub trait PeerExchange: Send + Sync + 'static {
     /// # Errors
     /// [`PeerError::BadTicket`].
     fn parse_ticket(&self, ticket: &str) -> Result<Peer, PeerError>;
+
+    /// A new ticket for nodes that shall come into the cluster, with the hash of its secret. None while this
+    /// node belongs to no cluster.
+    fn draw_join_ticket(&self) -> Option<(String, SecretHash)>;
 
     /// Gets to know nodes, or newer addresses of them, for as long as the data directory lives.
     ///

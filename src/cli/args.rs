@@ -92,8 +92,12 @@ pub enum Command {
     Member(MemberCommand),
     /// Make a new cluster of the node at --addr
     Init,
-    /// Print the ticket of the node at --addr, which others need to reach it
-    Ticket,
+    /// Print the ticket of the node at --addr, which others need to reach it; or make one to join with
+    Ticket {
+        /// What else to do about tickets.
+        #[command(subcommand)]
+        command: Option<TicketCommand>,
+    },
     /// Forget history: revisions before this one can no longer be read
     Compact {
         /// The oldest revision to keep
@@ -299,6 +303,20 @@ pub struct BenchArgs {
     pub seed: Option<u64>,
 }
 
+/// What to do about tickets.
+#[derive(Debug, Subcommand)]
+pub enum TicketCommand {
+    /// Make a ticket with which a new node joins: `aspen-node --join TICKET`. It is a secret
+    New {
+        /// How long it can be used
+        #[arg(long, value_name = "TIME", default_value = "1h", value_parser = ttl_s)]
+        ttl: u64,
+        /// How many nodes may join with it
+        #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(limits::JOIN_TICKET_USES_MAX_COUNT)))]
+        uses: u32,
+    },
+}
+
 /// What to do about members.
 #[derive(Debug, Subcommand)]
 pub enum MemberCommand {
@@ -315,11 +333,30 @@ pub enum MemberCommand {
         #[arg(required = true, value_name = "ID")]
         ids: Vec<NodeId>,
     },
-    /// Remove members from the cluster for good
+    /// Remove members from the cluster for good; a leader hands over first
     Remove {
         /// Their ids
         #[arg(required = true, value_name = "ID")]
         ids: Vec<NodeId>,
+        /// Do it although too few of the voters that are left would answer; says what is at stake
+        #[arg(long)]
+        force: bool,
+    },
+    /// Put a new node in a member's place: add it, wait until it has caught up, give it the vote, remove
+    /// the other
+    Replace {
+        /// The member that goes
+        #[arg(value_name = "OLD")]
+        old: NodeId,
+        /// The new node's ticket: `aspen ticket` there, or the file 'endpoint' in its data directory
+        #[arg(long = "with", value_name = "TICKET")]
+        ticket: String,
+    },
+    /// Hand the leadership over to a voter, or to the one whose log is longest
+    TransferLeader {
+        /// Who shall lead
+        #[arg(value_name = "ID")]
+        id: Option<NodeId>,
     },
 }
 
@@ -341,6 +378,22 @@ fn key_prefix(text: &str) -> Result<String, String> {
 fn rate(text: &str) -> Result<f64, String> {
     let rate = text.parse().ok().filter(|rate| (0.001..=10_000_000.0).contains(rate));
     rate.ok_or_else(|| "it must be a number of operations a second, such as 1000".to_owned())
+}
+
+fn ttl_s(text: &str) -> Result<u64, String> {
+    let max = limits::JOIN_TICKET_TTL_MAX_S;
+    let (number, unit_s) = match text.split_at_checked(text.len().saturating_sub(1)) {
+        Some((number, "s")) => (number, 1),
+        Some((number, "m")) => (number, 60),
+        Some((number, "h")) => (number, 60 * 60),
+        Some((number, "d")) => (number, 24 * 60 * 60),
+        _ => (text, 1),
+    };
+    let ttl_s = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_s));
+    let ttl_s = ttl_s.filter(|ttl_s| (1..=max).contains(ttl_s));
+    ttl_s.ok_or_else(|| {
+        format!("it must be a time such as 90s, 30m, 1h or 7d, of at most {} days", max / 86_400)
+    })
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, String> {

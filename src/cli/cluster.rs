@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::args::MemberCommand;
 use super::error::{CliError, Exit};
 use super::output::Terminal;
-use crate::kv::client::KvClient;
+use crate::kv::client::{ClientError, KvClient};
 use crate::kv::types::{
     ClusterStatus, DiskStatus, KeyRange, Member, MembershipChange, MembershipChanged, NodeId, NodeState,
     ReadRequest, Role,
@@ -63,12 +63,36 @@ pub(super) async fn member(
         MemberCommand::List => return list(client, terminal, json).await,
         MemberCommand::AddLearner { ticket } => client.add_learner(ticket.trim()).await?,
         MemberCommand::Promote { ids } => promote(client, ids).await?,
-        MemberCommand::Remove { ids } => {
-            let remove = ids.into_iter().collect();
-            client.change_membership(MembershipChange { voters: None, remove }).await?
+        MemberCommand::Remove { ids, force } => {
+            let change =
+                MembershipChange { remove: ids.into_iter().collect(), ..MembershipChange::default() };
+            match client.change_membership(change.clone()).await {
+                Err(ClientError::Refused { error, .. }) if force && error.code == "quorum_at_stake" => {
+                    terminal.note(&format!("at stake: {}", error.message));
+                    client.change_membership(MembershipChange { force, ..change }).await?
+                }
+                changed => changed?,
+            }
         }
+        MemberCommand::Replace { old, ticket } => client.replace_member(old, ticket.trim()).await?,
+        MemberCommand::TransferLeader { id } => return transfer_leader(client, terminal, json, id).await,
     };
     print_membership(terminal, json, &changed)?;
+    Ok(Exit::Done)
+}
+
+async fn transfer_leader(
+    client: &KvClient,
+    terminal: &mut Terminal<'_>,
+    json: bool,
+    to: Option<NodeId>,
+) -> Result<Exit, CliError> {
+    let leader = client.transfer_leader(to).await?;
+    if json {
+        terminal.json(&serde_json::json!({ "leader": leader }))?;
+    } else {
+        terminal.line(&format!("node {leader} leads"))?;
+    }
     Ok(Exit::Done)
 }
 
@@ -164,6 +188,22 @@ pub(super) async fn ticket(
         terminal.json(&serde_json::json!({ "ticket": peers.ticket }))?;
     } else {
         terminal.line(&peers.ticket)?;
+    }
+    Ok(Exit::Done)
+}
+
+pub(super) async fn new_ticket(
+    client: &KvClient,
+    terminal: &mut Terminal<'_>,
+    json: bool,
+    ttl_s: u64,
+    uses: u32,
+) -> Result<Exit, CliError> {
+    let made = client.new_ticket(ttl_s, uses).await?;
+    if json {
+        terminal.json(&made)?;
+    } else {
+        terminal.line(&made.ticket)?;
     }
     Ok(Exit::Done)
 }

@@ -197,6 +197,7 @@ fn print_results(terminal: &mut Terminal<'_>, reply: &WriteReply) -> Result<(), 
         let number = index + 1;
         match result {
             OpResult::Put => terminal.line(&format!("{number}. set"))?,
+            OpResult::Member(_) => terminal.line(&format!("{number}. decided who may come in"))?,
             OpResult::Delete { deleted, more } => {
                 let more = if *more { ", and there are more" } else { "" };
                 terminal.line(&format!("{number}. deleted {deleted}{more}"))?;

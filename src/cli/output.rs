@@ -29,6 +29,11 @@ impl Terminal<'_> {
         Ok(writeln!(self.stdout, "{text}")?)
     }
 
+    /// Something that a person should know, beside the results.
+    pub(super) fn note(&mut self, text: &str) {
+        writeln!(self.stderr, "aspen: {text}").ok();
+    }
+
     /// The bytes and nothing else, but for a line end where a person's prompt would follow.
     pub(super) fn bare(&mut self, bytes: &[u8]) -> Result<(), CliError> {
         self.stdout.write_all(bytes)?;

@@ -57,6 +57,7 @@ fn check_text(loaded: &Loaded, validate_peer: fn(&str) -> Result<(), String>) ->
         ("data_dir", Some(&config.data_dir)),
         ("http_token_file", config.http_token_file.as_ref()),
         ("secret_key_file", config.secret_key_file.as_ref()),
+        ("join_ticket_file", config.join_ticket_file.as_ref()),
     ];
     for (key, path) in paths {
         if path.is_some_and(|path| path.as_os_str().is_empty()) {

@@ -110,6 +110,19 @@ pub struct Flags {
     #[arg(long, value_name = "auto|manual|static")]
     pub bootstrap: Option<String>,
 
+    /// Join a cluster with a ticket of `aspen ticket new`, which allots the node its id. It is a secret: in
+    /// a unit, use the file or the credential
+    #[arg(long, value_name = "TICKET")]
+    pub join: Option<String>,
+
+    /// File of mode 0600 with such a ticket [default: the systemd credential join-ticket, else none]
+    #[arg(long, value_name = "FILE")]
+    pub join_ticket_file: Option<String>,
+
+    /// A node that joins with a ticket gets no vote by itself; `aspen member promote` gives it one
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub learner: Option<String>,
+
     /// Where data is kept; memory loses everything at a stop [default: redb]
     #[arg(long, value_name = "redb|memory")]
     pub storage: Option<String>,
@@ -192,6 +205,8 @@ impl Flags {
             ("iroh_relay", &self.iroh_relay),
             ("secret_key_file", &self.secret_key_file),
             ("bootstrap", &self.bootstrap),
+            ("join_ticket_file", &self.join_ticket_file),
+            ("learner", &self.learner),
             ("storage", &self.storage),
             ("control_backend", &self.control_backend),
             ("network_profile", &self.network_profile),
@@ -242,7 +257,7 @@ mod tests {
         for key in KEYS.iter().filter(|key| !key.name.contains('.')) {
             assert!(flags.contains(&key.name.replace('_', "-").as_str()), "{} has no flag", key.name);
         }
-        let not_settings = ["config", "peer", "client-key", "check-config", "print-config"];
+        let not_settings = ["config", "join", "peer", "client-key", "check-config", "print-config"];
         for flag in flags.iter().filter(|flag| !not_settings.contains(flag)) {
             assert!(keys::find(&flag.replace('-', "_")).is_some(), "--{flag} sets no key");
         }

@@ -28,6 +28,7 @@ pub(super) enum Kind {
     Text,
     Number,
     List,
+    Flag,
 }
 
 /// What a key is where no layer sets it.
@@ -38,6 +39,7 @@ pub(super) enum Default {
     Text(&'static str),
     Number(u64),
     EmptyList,
+    No,
     /// What `network_profile` says.
     Profile,
 }
@@ -100,6 +102,13 @@ pub(super) const KEYS: &[Key] = &[
         "public keys of clients, each 64 hex digits as `aspen-node keygen` prints them",
     ),
     Key::new("bootstrap", Kind::Text, Default::Text("auto"), "auto, manual or static"),
+    Key::new(
+        "join_ticket_file",
+        Kind::Text,
+        Default::Unset,
+        "the path of a file of mode 0600 that holds a ticket of `aspen ticket new`",
+    ),
+    Key::new("learner", Kind::Flag, Default::No, "true or false"),
     Key::new("storage", Kind::Text, Default::Text("redb"), "redb or memory"),
     Key::new("control_backend", Kind::Text, Default::Text("raft"), "raft or hiqlite"),
     Key::new("log_format", Kind::Text, Default::Text("auto"), "auto, text or json"),

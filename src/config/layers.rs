@@ -80,6 +80,7 @@ pub(super) fn defaults() -> Layer {
             Default::Unset | Default::Profile => {}
             Default::Text(text) => layer.set(key.name, text),
             Default::Number(number) => layer.set(key.name, number),
+            Default::No => layer.set(key.name, false),
             Default::EmptyList => layer.set(key.name, Vec::<String>::new()),
         }
     }
@@ -150,6 +151,7 @@ fn typed(key: &Key, text: &str) -> Value {
     match key.kind {
         Kind::Text => Value::from(text),
         Kind::Number => text.parse::<u64>().map_or_else(|_| Value::from(text), Value::from),
+        Kind::Flag => text.parse::<bool>().map_or_else(|_| Value::from(text), Value::from),
         Kind::List => {
             let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
             Value::from(items.map(Value::from).collect::<Vec<_>>())

@@ -25,6 +25,11 @@ use crate::limits::SECRET_FILE_MAX_BYTES;
 pub struct Secret(String);
 
 impl Secret {
+    /// A secret, unless there is nothing but white space.
+    pub fn new(text: &str) -> Option<Self> {
+        Some(text.trim()).filter(|secret| !secret.is_empty()).map(|secret| Self(secret.to_owned()))
+    }
+
     /// The secret itself, for the one place that needs it.
     pub fn expose(&self) -> &str {
         &self.0
@@ -105,10 +110,7 @@ pub fn read(path: &Path, credentials_dir: Option<&Path>) -> Result<Secret, Secre
     if length as u64 > SECRET_FILE_MAX_BYTES {
         return Err(SecretFileError::TooLong { path: path.to_owned() });
     }
-    match text.trim() {
-        "" => Err(SecretFileError::Empty { path: path.to_owned() }),
-        secret => Ok(Secret(secret.to_owned())),
-    }
+    Secret::new(&text).ok_or_else(|| SecretFileError::Empty { path: path.to_owned() })
 }
 
 #[cfg(test)]

@@ -204,7 +204,7 @@ fn a_wrong_type_names_key_layer_and_what_is_allowed() {
     Given::file("peers = 'ticket1'").refused(&["peers = \"ticket1\"", "tickets of other nodes"]);
     Given::file("peers = [1]").refused(&["peers = [1]", "tickets of other nodes"]);
     Given::env("ASPEN_STORAGE", "rocksdb").refused(&["storage = \"rocksdb\"", "redb or memory"]);
-    Given::flags(&["--bootstrap", "yes"]).refused(&["bootstrap = \"yes\"", "auto or manual"]);
+    Given::flags(&["--bootstrap", "yes"]).refused(&["bootstrap = \"yes\"", "auto, manual or static"]);
     Given::file("network_profile = 'moon'").refused(&["network_profile = \"moon\"", "file", "lan or wan"]);
     Given::env("ASPEN_RAFT__HEARTBEAT_INTERVAL_MS", "1s")
         .refused(&["raft.heartbeat_interval_ms = \"1s\"", "ASPEN_RAFT__HEARTBEAT_INTERVAL_MS"]);

@@ -251,6 +251,7 @@ impl KvClient {
         let repeat = match command.op {
             WriteOp::Txn(_) => Repeat::WithSession,
             WriteOp::Compact { .. } | WriteOp::Restore(_) => Repeat::Freely,
+            WriteOp::Member(_) => Repeat::Never,
         };
         let body = to_json(&form);
         let mut call = Call::new(Method::POST, "/write", body, repeat, deadline);

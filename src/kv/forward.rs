@@ -2,10 +2,15 @@
 //!
 //! The transport carries these; the service calls [`Forwarder`] and implements [`ForwardHandler`].
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::types::{ClusterError, DiskStatus, MembershipChange, MembershipChanged, NodeId, Peer, WriteReply};
+use super::types::{
+    ClusterError, DiskStatus, JoinCall, MembershipChange, MembershipChanged, NodeId, Peer, PublicKey,
+    SecretHash, WriteReply,
+};
 use crate::raft::types::Proposal;
 
 /// A request that only the leader can serve.
@@ -26,6 +31,19 @@ pub enum ForwardRequest {
         /// Its disk.
         status: DiskStatus,
     },
+    /// Take tickets with this secret.
+    IssueTicket {
+        /// Its hash.
+        hash: SecretHash,
+        /// For how long.
+        ttl_ms: u64,
+        /// How many nodes may come in with it.
+        uses: u32,
+    },
+    /// Let a node in that has a ticket.
+    Join(JoinCall),
+    /// Hand the leadership over, to a certain voter or to the best.
+    TransferLeader(Option<NodeId>),
 }
 
 /// The leader's answer; its variant follows that of the request.
@@ -39,6 +57,21 @@ pub enum ForwardReply {
     Membership(MembershipChanged),
     /// The report was noted.
     Noted,
+    /// Tickets with the secret are taken.
+    TicketIssued {
+        /// Until then, in milliseconds of the Unix epoch.
+        expires_at_ms: u64,
+    },
+    /// The node was let in.
+    Joined {
+        /// Its id.
+        node_id: NodeId,
+    },
+    /// The leadership was handed over.
+    Leads {
+        /// Who leads.
+        node_id: NodeId,
+    },
 }
 
 /// The request got no answer from the other node.
@@ -76,6 +109,19 @@ pub trait Forwarder: Send + Sync + 'static {
         request: ForwardRequest,
         timeout_ms: u64,
     ) -> Result<Result<ForwardReply, ClusterError>, ForwardError>;
+
+    /// Says hello to a member, and notes whether it lets this node in.
+    async fn greet(&self, _node_id: NodeId) {}
+
+    /// The members that did not let this node in when it called last, as they do not know it any more.
+    fn shut_out_by(&self) -> BTreeSet<NodeId> {
+        BTreeSet::new()
+    }
+
+    /// The data directory that the owner of a key has, by its own word, if it has been met.
+    fn incarnation_of(&self, _key: &PublicKey) -> Option<u64> {
+        None
+    }
 }
 
 /// Serves requests that another member forwarded.
@@ -83,4 +129,7 @@ pub trait Forwarder: Send + Sync + 'static {
 pub trait ForwardHandler: Send + Sync + 'static {
     /// Serves one request here and now: it is never forwarded a second time.
     async fn handle(&self, request: ForwardRequest) -> Result<ForwardReply, ClusterError>;
+
+    /// Has the leader, wherever it is, let a node in that has a ticket.
+    async fn join(&self, call: JoinCall) -> Result<NodeId, ClusterError>;
 }

@@ -4,8 +4,8 @@ use async_trait::async_trait;
 
 use super::backup::BackupStream;
 use super::types::{
-    BackupOrigin, ClusterError, ClusterStatus, Command, KvError, MembershipChange, MembershipChanged, Peer,
-    ReadReply, ReadRequest, WriteReply,
+    BackupOrigin, ClusterError, ClusterStatus, Command, KvError, MembershipChange, MembershipChanged, NodeId,
+    Peer, ReadReply, ReadRequest, SecretHash, WriteReply,
 };
 
 /// Forms the cluster and changes who belongs to it. Every call ends within
@@ -17,6 +17,17 @@ pub trait ClusterController: Send + Sync + 'static {
 
     /// Adds a node without a vote and waits until it has caught up.
     async fn add_learner(&self, peer: Peer) -> Result<MembershipChanged, ClusterError>;
+
+    /// Has tickets with this secret taken for a while, by so many nodes. Returns when they expire, in
+    /// milliseconds of the Unix epoch.
+    async fn issue_ticket(&self, hash: SecretHash, ttl_ms: u64, uses: u32) -> Result<u64, ClusterError>;
+
+    /// Has a new node take a member's place, in one step: it is added, catches up, gets the vote that the
+    /// other one had, and that one is removed.
+    async fn replace(&self, old: NodeId, new: Peer) -> Result<MembershipChanged, ClusterError>;
+
+    /// Hands the leadership over, to a certain voter or to the best, and says who leads then.
+    async fn transfer_leader(&self, to: Option<NodeId>) -> Result<NodeId, ClusterError>;
 
     /// Changes voters and members.
     async fn change_membership(&self, change: MembershipChange) -> Result<MembershipChanged, ClusterError>;

@@ -21,7 +21,8 @@ use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 
 pub use cluster::{
-    AddLearnerForm, AddPeersForm, ChangeMembershipForm, Connection, HealthForm, KnownPeer, PeersForm,
+    AddLearnerForm, AddPeersForm, ChangeMembershipForm, Connection, HealthForm, KnownPeer, LeaderForm,
+    NewTicket, NewTicketForm, PeersForm, ReplaceMemberForm, TransferLeaderForm,
 };
 pub use error::{ErrorBody, ErrorForm};
 pub use read::{GetForm, KeyValueForm, RangeForm, ReadForm, ReadReplyForm};

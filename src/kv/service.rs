@@ -17,8 +17,11 @@ pub mod cluster;
 pub mod disk;
 pub mod founding;
 pub mod history;
+pub mod join;
 mod read_index;
+pub mod removal;
 mod status;
+mod transfer;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -35,8 +38,8 @@ use super::backup::BackupStream;
 use super::forward::{ForwardError, ForwardHandler, ForwardReply, ForwardRequest, Forwarder};
 use super::interface::KeyValueStore;
 use super::types::{
-    BackupOrigin, ClusterError, Command, Consistency, KeyRange, KvError, LeaderHint, MembershipChanged,
-    NodeId, ReadReply, ReadRequest, Staleness, WriteReply,
+    BackupOrigin, ClusterError, Command, Consistency, JoinCall, KeyRange, KvError, LeaderHint,
+    MembershipChanged, NodeId, ReadReply, ReadRequest, Staleness, WriteReply,
 };
 use crate::limits;
 use crate::raft::RaftHandle;
@@ -77,6 +80,8 @@ struct Inner {
     parts: ServiceParts,
     read_index: ReadIndex,
     recovered: AtomicBool,
+    /// Set while the members let this node in no more.
+    removed: AtomicBool,
     disk_reports: DiskReports,
     backups: Arc<Semaphore>,
 }
@@ -91,6 +96,7 @@ impl KvService {
                 parts,
                 read_index,
                 recovered: AtomicBool::new(false),
+                removed: AtomicBool::new(false),
                 disk_reports: DiskReports::default(),
                 backups: Arc::new(Semaphore::new(limits::BACKUPS_MAX_COUNT)),
             }
@@ -168,18 +174,18 @@ impl KvService {
                     self.0.disk_reports.note(node_id, status, std::time::Instant::now());
                     Attempt::Done(Ok(ForwardReply::Noted))
                 }
-                ForwardRequest::AddLearner(peer) => {
-                    let met = self.0.parts.forwarder.introduce(&peer, limits::REQUEST_TIMEOUT_MS).await;
-                    if let Err(
-                        ForwardError::Unreachable { node_id, reason }
-                        | ForwardError::NoAnswer { node_id, reason },
-                    ) = met
-                    {
-                        return Attempt::Done(Err(ClusterError::Unreachable { node_id, reason }));
-                    }
-                    self.change(self.0.parts.operations.add_learner(peer, bound)).await
+                ForwardRequest::AddLearner(peer) => self.meet_and_add(peer, bound).await,
+                ForwardRequest::IssueTicket { hash, ttl_ms, uses } => {
+                    self.issue_ticket(hash, ttl_ms, uses).await
+                }
+                ForwardRequest::Join(call) => self.let_node_in(call, bound).await,
+                ForwardRequest::TransferLeader(to) => self.transfer(to).await,
+                ForwardRequest::ChangeMembership(change) if self.leave_the_lead(&change).await => {
+                    Attempt::NotDelivered("the leader hands over, as it is to lose its vote".to_owned())
                 }
                 ForwardRequest::ChangeMembership(change) => {
+                    // A vote hangs on a data directory, which must be known before.
+                    self.note_incarnations().await;
                     self.change(self.0.parts.operations.change(change, bound)).await
                 }
             }
@@ -339,12 +345,14 @@ impl KeyValueStore for KvService {
 impl ForwardHandler for KvService {
     async fn handle(&self, request: ForwardRequest) -> Result<ForwardReply, ClusterError> {
         let bound_ms = match &request {
-            ForwardRequest::Propose(_) | ForwardRequest::ReadIndex | ForwardRequest::ReportDisk { .. } => {
-                limits::REQUEST_TIMEOUT_MS
-            }
-            ForwardRequest::AddLearner(_) | ForwardRequest::ChangeMembership(_) => {
-                limits::MEMBERSHIP_TIMEOUT_MS
-            }
+            ForwardRequest::Propose(_)
+            | ForwardRequest::ReadIndex
+            | ForwardRequest::ReportDisk { .. }
+            | ForwardRequest::IssueTicket { .. } => limits::REQUEST_TIMEOUT_MS,
+            ForwardRequest::AddLearner(_)
+            | ForwardRequest::ChangeMembership(_)
+            | ForwardRequest::Join(_)
+            | ForwardRequest::TransferLeader(_) => limits::MEMBERSHIP_TIMEOUT_MS,
         };
         match self.route() {
             Route::Local => self.serve_here(request, bound_ms).await.into_result(bound_ms),
@@ -357,6 +365,20 @@ impl ForwardHandler for KvService {
             Route::NoLeader(reason) => Err(KvError::NoQuorum { waited_ms: 0, reason }.into()),
             Route::NotInitialized => Err(KvError::NotInitialized.into()),
             Route::Stopped(reason) => Err(KvError::Stopping { reason }.into()),
+        }
+    }
+
+    async fn join(&self, call: JoinCall) -> Result<NodeId, ClusterError> {
+        // To come in again with the same ticket changes nothing.
+        let repeatable = true;
+        // An id is one write; to be made a member includes catching up.
+        let bound_ms = match call.info {
+            None => limits::REQUEST_TIMEOUT_MS,
+            Some(_) => limits::MEMBERSHIP_TIMEOUT_MS,
+        };
+        match self.lead_or_forward(ForwardRequest::Join(call), repeatable, bound_ms).await? {
+            ForwardReply::Joined { node_id } => Ok(node_id),
+            other => panic!("a node that comes in was answered with {other:?}"),
         }
     }
 }

@@ -8,6 +8,7 @@ mod command;
 mod error;
 mod founding;
 mod key;
+mod member;
 mod node;
 mod read;
 mod restore;
@@ -22,6 +23,7 @@ pub use command::{
 pub use error::{ClusterError, KvError, LeaderHint};
 pub use founding::{Founders, Founding};
 pub use key::{Key, KeyValue, Revision, Value};
+pub use member::{Admitted, JoinCall, JoinRefusal, Joiner, MemberOp, MemberOpResult, SecretHash};
 pub use node::{ClusterId, NodeId, NodeInfo, ParseNodeIdError, ParsePublicKeyError, PublicKey};
 pub use read::{Consistency, KeyRange, RangeReply, ReadReply, ReadRequest, Staleness};
 pub use restore::{BackupOrigin, BackupTotals, RestoreId, RestoreStep};

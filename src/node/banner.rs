@@ -19,13 +19,13 @@ pub struct Banner {
     pub status: ClusterStatus,
     /// Whether it forgets everything at its end.
     pub in_memory: bool,
-    /// Whether it founds its cluster with its peers.
-    pub is_static: bool,
+    /// Whether it comes to a cluster by itself, and makes none at anybody's word.
+    pub makes_no_cluster: bool,
 }
 
 impl fmt::Display for Banner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { peer, http_addr, data_dir, status, in_memory, is_static } = self;
+        let Self { peer, http_addr, data_dir, status, in_memory, makes_no_cluster } = self;
         let addresses: Vec<String> = peer.info.addresses.iter().map(ToString::to_string).collect();
         writeln!(f, "Aspen {} — node {}", env!("CARGO_PKG_VERSION"), peer.node_id)?;
         writeln!(f, "  public key  {}", peer.info.public_key)?;
@@ -40,7 +40,7 @@ impl fmt::Display for Banner {
             )?;
         }
         let ticket = data_dir.join("endpoint");
-        if status.state == NodeState::WaitingForInit && *is_static {
+        if status.state == NodeState::WaitingForInit && *makes_no_cluster {
             writeln!(f, "\nIts ticket, for its peers: {}", ticket.display())
         } else if status.state == NodeState::WaitingForInit {
             writeln!(f, "\nIts ticket, for other nodes: {}\nTry:", ticket.display())?;

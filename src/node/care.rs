@@ -258,10 +258,9 @@ fn rejoin(report: &Report, reason: &str) -> String {
          The node must not vote again with what is left. Replace it{whose}:\n\
          \x20 1. on another member:  aspen member remove {id}\n\
          \x20 2. here:               mv {dir} {dir}.damaged\n\
-         \x20 3. here, under an id that was never used, with the ticket of another member:\n\
-         \x20                        aspen-node --node-id NEW --data-dir {dir} --bootstrap manual --peer TICKET\n\
-         \x20 4. on another member:  aspen member add-learner \"$(cat {dir}/endpoint)\"\n\
-         \x20                        aspen member promote NEW\n\
+         \x20 3. on another member:  aspen ticket new\n\
+         \x20 4. here, with what that printed; the node gets an id that was never used, and its vote:\n\
+         \x20                        aspen-node --data-dir {dir} --join TICKET\n\
          If this is the only node of its cluster, restore the directory from a backup instead: \
          what is damaged here exists nowhere else."
     )

@@ -11,10 +11,11 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::data_dir;
+use super::join::ComeIn;
 use super::static_start::StaticStart;
 use super::supervisor::{Part, Supervision};
 use crate::api;
-use crate::kv::service::{KvService, disk, history};
+use crate::kv::service::{KvService, disk, history, join, removal};
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::raft::{RaftHandle, log_bounds, observe};
@@ -112,6 +113,39 @@ impl Parts<'_> {
             async move {
                 transport.ask_about_strangers().await;
                 Ok(())
+            }
+        });
+    }
+
+    /// Notices that this node was removed.
+    pub fn removal(&self, service: KvService) {
+        self.housekeeping("removal", move || {
+            let service = service.clone();
+            async move {
+                removal::watch(service).await;
+                Ok(())
+            }
+        });
+    }
+
+    /// Gives nodes that have come in and caught up their vote.
+    pub fn promotion(&self, service: KvService) {
+        self.housekeeping("promotion", move || {
+            let service = service.clone();
+            async move {
+                join::promote(service).await;
+                Ok(())
+            }
+        });
+    }
+
+    /// Asks to be made a member until this node is one.
+    pub fn come_in(&self, come_in: ComeIn, transport: Transport, raft: RaftHandle, metadata: Metadata) {
+        self.housekeeping("come-in", move || {
+            let asked = come_in.clone().become_member(transport.clone(), raft.clone(), metadata.clone());
+            async move {
+                asked.await;
+                pending().await
             }
         });
     }

@@ -4,9 +4,11 @@ use async_trait::async_trait;
 
 use crate::api::{PeerError, PeerExchange};
 use crate::kv::json::{Connection, KnownPeer};
-use crate::kv::types::Peer;
+use crate::kv::types::{Peer, SecretHash};
+use crate::limits;
 use crate::storage::metadata::Metadata;
 use crate::transport::Transport;
+use crate::transport::join_ticket::{JoinSecret, JoinTicket};
 use crate::transport::ticket::NodeTicket;
 
 /// Exchanges tickets at runtime.
@@ -48,6 +50,14 @@ impl PeerExchange for Exchange {
         let peer: Peer = ticket.parse::<NodeTicket>().map_err(|error| refuse(error.to_string()))?.into();
         self.transport.book().check(&peer).map_err(|error| refuse(error.to_string()))?;
         Ok(peer)
+    }
+
+    fn draw_join_ticket(&self) -> Option<(String, SecretHash)> {
+        let secret = JoinSecret::random();
+        let (hash, members) =
+            (secret.hash(), self.transport.some_members(limits::JOIN_TICKET_MEMBERS_MAX_COUNT));
+        let ticket = JoinTicket { cluster_id: self.metadata.cluster_id()?, members, secret };
+        Some((ticket.to_string(), hash))
     }
 
     async fn add_peers(&self, peers: Vec<Peer>) -> Result<(), PeerError> {

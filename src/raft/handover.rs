@@ -8,12 +8,12 @@
 //! A report counts for [`limits::DISK_REPORT_VALID_MS`]; a node that says nothing is well, or is not heard
 //! from at all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::membership::matched_index;
-use super::observe::Metrics;
+use super::observe::{self, Metrics};
 use crate::kv::types::{DiskStatus, NodeId};
 use crate::limits;
 
@@ -58,11 +58,11 @@ pub fn is_majority(metrics: &Metrics, passes: impl Fn(NodeId) -> bool) -> bool {
 /// The voter to hand over to: of those whose disks are well and that answer, the one whose log is
 /// longest. None unless they are a majority without this node.
 pub fn successor(metrics: &Metrics, unwell: &Unwell, answered_within: Duration) -> Option<NodeId> {
-    let answers = |node_id: NodeId| {
-        let heard = metrics.heartbeat.as_ref().and_then(|heartbeat| heartbeat.get(&node_id)?.as_ref());
-        heard.is_some_and(|heard| openraft::Instant::elapsed(&**heard) <= answered_within)
+    let fit = |node_id: NodeId| {
+        node_id != metrics.id
+            && !unwell.contains_key(&node_id)
+            && observe::answers(metrics, node_id, answered_within)
     };
-    let fit = |node_id: NodeId| node_id != metrics.id && !unwell.contains_key(&node_id) && answers(node_id);
     if !is_majority(metrics, fit) {
         return None;
     }
@@ -70,9 +70,22 @@ pub fn successor(metrics: &Metrics, unwell: &Unwell, answered_within: Duration) 
     voters.max_by_key(|voter| matched_index(metrics, *voter))
 }
 
+/// The voter to hand over to when nodes are removed, this one among them: of those that stay and answer,
+/// the one whose log is longest.
+pub fn successor_without(
+    metrics: &Metrics,
+    leaving: &BTreeSet<NodeId>,
+    answered_within: Duration,
+) -> Option<NodeId> {
+    let voters = metrics.membership_config.voter_ids();
+    let fit = voters.filter(|voter| {
+        *voter != metrics.id && !leaving.contains(voter) && observe::answers(metrics, *voter, answered_within)
+    });
+    fit.max_by_key(|voter| matched_index(metrics, *voter))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
     use std::sync::Arc;
 
     use openraft::testing::log_id;

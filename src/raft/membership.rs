@@ -3,7 +3,7 @@
 //! # Tiger Style
 //! - A new voter is one whose log is known to be close behind the leader's: a mistyped address never
 //!   counts towards a quorum.
-//! - The last voter is never removed.
+//! - The last voter is never removed, nor so many that too few are left that answer, unless forced.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -81,6 +81,14 @@ pub async fn change(raft: &RaftHandle, change: MembershipChange) -> Result<Membe
         let close = last.saturating_sub(limits::LOG_KEPT_BEHIND_SNAPSHOT_ENTRIES);
         await_log_at(raft, *node_id, close, limits::REQUEST_TIMEOUT_MS).await?;
     }
+    if voters != current_voters
+        && let Err(stake) = ensure_quorum(raft, &voters).await
+    {
+        if !change.force {
+            return Err(stake);
+        }
+        tracing::warn!("a change of the membership is forced: {stake}");
+    }
 
     let mut changed = current(&metrics);
     if voters != current_voters {
@@ -93,6 +101,27 @@ pub async fn change(raft: &RaftHandle, change: MembershipChange) -> Result<Membe
     Ok(changed)
 }
 
+/// A voter that has been silent for longer may be gone.
+fn answered_within(raft: &RaftHandle) -> Duration {
+    Duration::from_millis(raft.config().election_timeout_max)
+}
+
+/// Whether enough of these voters answer for them to take writes. A leader that was just elected has not
+/// heard of all of them yet, so it listens for a while.
+async fn ensure_quorum(raft: &RaftHandle, voters: &BTreeSet<NodeId>) -> Result<(), ClusterError> {
+    let lately = answered_within(raft);
+    let silent = |metrics: &Metrics| -> BTreeSet<NodeId> {
+        voters.iter().filter(|voter| !observe::answers(metrics, **voter, lately)).copied().collect()
+    };
+    let needed = voters.len() / 2 + 1;
+    let enough = |metrics: &Metrics| voters.len() - silent(metrics).len() >= needed;
+    if raft.wait(Some(lately)).metrics(enough, "a majority of the voters answers").await.is_ok() {
+        return Ok(());
+    }
+    let silent = silent(&observe::metrics(raft));
+    Err(ClusterError::QuorumAtStake { voters: voters.clone(), silent, needed })
+}
+
 /// The membership in the metrics, in the form of an answer.
 fn current(metrics: &Metrics) -> MembershipChanged {
     let membership = metrics.membership_config.membership();
@@ -103,7 +132,7 @@ fn current(metrics: &Metrics) -> MembershipChanged {
     }
 }
 
-/// Waits until a node is known to have the log up to `index`.
+/// Waits until a node is known to have the log up to `index`, and answers.
 async fn await_log_at(
     raft: &RaftHandle,
     node_id: NodeId,
@@ -111,10 +140,16 @@ async fn await_log_at(
     bound_ms: u64,
 ) -> Result<(), ClusterError> {
     let wait = raft.wait(Some(Duration::from_millis(bound_ms)));
-    let reached = |metrics: &Metrics| matched_index(metrics, node_id) >= Some(index);
+    let lately = answered_within(raft);
+    let reached = |metrics: &Metrics| {
+        matched_index(metrics, node_id) >= Some(index) && observe::answers(metrics, node_id, lately)
+    };
     let Err(error) = wait.metrics(reached, "the node catches up").await else { return Ok(()) };
     tracing::debug!("waiting for node {node_id} ended: {error}");
     let reason = match matched_index(&observe::metrics(raft), node_id) {
+        Some(matched) if matched >= index => {
+            format!("it has not answered the leader for {} ms or more", lately.as_millis())
+        }
         Some(matched) => format!("within {bound_ms} ms its log got to index {matched}, not to {index}"),
         None => format!("it has not answered the leader within {bound_ms} ms"),
     };

@@ -70,6 +70,12 @@ pub fn route(metrics: &Metrics, timings: &RaftTimings) -> Route {
     }
 }
 
+/// Whether a member has answered this node, which leads, lately. A leader answers itself.
+pub fn answers(metrics: &Metrics, node_id: NodeId, within: Duration) -> bool {
+    let heard = metrics.heartbeat.as_ref().and_then(|heartbeat| heartbeat.get(&node_id)?.as_ref());
+    node_id == metrics.id || heard.is_some_and(|heard| Instant::elapsed(&**heard) <= within)
+}
+
 /// Whether the node belongs to a cluster.
 pub fn is_initialized(metrics: &Metrics) -> bool {
     metrics.membership_config.voter_ids().next().is_some()

@@ -26,6 +26,7 @@ use crate::kv::types::{
 use crate::limits;
 
 mod compaction;
+mod members;
 mod restore;
 mod sessions;
 #[cfg(test)]
@@ -38,6 +39,8 @@ pub(crate) struct Applier<'t, T> {
     tables: &'t mut T,
     head: Head,
     undo: UndoRows,
+    /// Loaded when they are first asked for.
+    members: Option<members::Members>,
 }
 
 /// Undo records that are not in their table yet. Each one's key is greater than all before it, and to add
@@ -52,7 +55,7 @@ impl<'t, T: WriteTables> Applier<'t, T> {
     /// Begins where the tables stand.
     pub(crate) fn begin(tables: &'t mut T) -> Result<Self, StateError> {
         let head = Head::load(tables)?;
-        Ok(Self { tables, head, undo: UndoRows::default() })
+        Ok(Self { tables, head, undo: UndoRows::default(), members: None })
     }
 
     /// Applies a command. The inner result is the client's, the same on every replica; the outer one
@@ -76,6 +79,7 @@ impl<'t, T: WriteTables> Applier<'t, T> {
             WriteOp::Txn(txn) => Ok(Ok(self.txn(txn)?)),
             WriteOp::Compact { revision } => self.compact(*revision),
             WriteOp::Restore(step) => self.restore(step),
+            WriteOp::Member(op) => Ok(Ok(self.member_op(op)?)),
         }
     }
 

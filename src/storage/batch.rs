@@ -133,6 +133,7 @@ pub(crate) fn apply(
             BatchPayload::Blank => Applied::Nothing,
             BatchPayload::Command(command) => Applied::Command(applier.apply(command)?),
             BatchPayload::Membership(stored) => {
+                applier.membership(stored)?;
                 membership = Some(stored);
                 Applied::Nothing
             }

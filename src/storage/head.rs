@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::record;
 use super::tables::{ReadTables, StateError, Table, WriteTables};
-use crate::kv::types::{BackupTotals, RestoreId, Revision};
+use crate::kv::types::{BackupTotals, NodeId, RestoreId, Revision};
 use crate::raft::types::{LogId, SnapshotMeta, StoredMembership};
 
 // Names in the table of facts. They are on disk: they must stay stable.
@@ -20,6 +20,7 @@ const APPLIED: &[u8] = b"applied";
 const RESTORING: &[u8] = b"restoring";
 const RESTORED: &[u8] = b"restored";
 pub(crate) const MEMBERSHIP: &[u8] = b"membership";
+const HIGHEST_ID: &[u8] = b"highest_node_id";
 
 /// How far the data goes, and back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,6 +139,16 @@ pub(crate) fn store_membership(
     membership: &StoredMembership,
 ) -> Result<(), StateError> {
     store(tables, MEMBERSHIP, membership)
+}
+
+/// The highest node id that was allotted, or that a member has had.
+pub(crate) fn load_highest_id(tables: &impl ReadTables) -> Result<NodeId, StateError> {
+    load(tables, HIGHEST_ID)
+}
+
+/// Sets the highest node id.
+pub(crate) fn store_highest_id(tables: &mut impl WriteTables, node_id: NodeId) -> Result<(), StateError> {
+    store(tables, HIGHEST_ID, &node_id)
 }
 
 /// What a snapshot of this state is a snapshot of.

@@ -30,6 +30,9 @@ const FORMAT: u32 = 1;
 
 /// One of the keys below to a sealed value, for good. Must stay stable.
 const METADATA: TableDefinition<&str, &[u8]> = TableDefinition::new("metadata");
+/// The id of a directory whose node has not joined its cluster yet. No node has it.
+const UNNAMED: NodeId = NodeId(0);
+
 /// A `u32`, see [`FORMAT`]. Must stay stable.
 const FORMAT_KEY: &str = "format";
 /// A `NodeId`. Must stay stable.
@@ -44,6 +47,8 @@ const CLUSTER_ID: &str = "cluster_id";
 const PEERS: &str = "peers";
 /// A `Founding`, once agreed to. Must stay stable.
 const FOUNDING: &str = "founding";
+/// `true`, where a cluster has allotted the node id. Must stay stable.
+const CAME_IN: &str = "came_in";
 
 /// A [`Recovery`], while one is under way. Must stay stable.
 const RECOVERY: &str = "recovery";
@@ -104,6 +109,11 @@ pub enum MetadataError {
         /// Who asked.
         given: NodeId,
     },
+    /// The directory's node has no id yet.
+    #[error(
+        "the data directory is that of a node that was to join a cluster and has not: start it with its join ticket (--join), or on an empty data directory"
+    )]
+    Unnamed,
     /// The directory is another key's.
     #[error(
         "the data directory belongs to the key {stored}, and the node was started with the key {given}. A node's \
@@ -171,6 +181,7 @@ struct Changing {
     peers: Vec<Peer>,
     recovery: Option<Recovery>,
     founding: Option<Founding>,
+    came_in: bool,
 }
 
 impl Metadata {
@@ -198,6 +209,9 @@ impl Metadata {
             initialize(transaction, fresh, public_key)
         })?;
         let inner = load(path, database)?;
+        if inner.node_id == UNNAMED {
+            return Err(MetadataError::Unnamed);
+        }
         if let Some(given) = node_id.filter(|given| *given != inner.node_id) {
             return Err(MetadataError::OtherNode { stored: inner.node_id, given });
         }
@@ -217,6 +231,53 @@ impl Metadata {
         Self::inspect(&path, database)
     }
 
+    /// Opens the metadata of a data directory, or makes it without an id: a cluster is to allot one.
+    ///
+    /// # Errors
+    /// The directory is another key's, of a newer format, or damaged.
+    pub fn open_unnamed(dir: &Path, public_key: PublicKey) -> Result<Self, MetadataError> {
+        let path = dir.join(METADATA_FILE);
+        let database =
+            database::open_or_create(&RealDisk, &path, limits::METADATA_CACHE_BYTES, |transaction| {
+                initialize(transaction, UNNAMED, public_key)
+            })?;
+        let inner = load(path, database)?;
+        if inner.public_key != public_key {
+            return Err(MetadataError::OtherKey { stored: inner.public_key, given: public_key });
+        }
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// Whether the directory has an id.
+    pub fn is_named(&self) -> bool {
+        self.0.node_id != UNNAMED
+    }
+
+    /// Gives a directory without an id the one that a cluster has allotted it, for good, with the members
+    /// to turn to. All of it is on disk when the call returns. The metadata must then be opened anew.
+    ///
+    /// # Errors
+    /// The write failed.
+    pub fn name(self, node_id: NodeId, cluster_id: ClusterId, members: &[Peer]) -> Result<(), MetadataError> {
+        assert!(!self.is_named(), "an id is allotted to a directory that has none");
+        let Some((path, database)) = &self.0.file else { return Ok(()) };
+        let pairs: Vec<(NodeId, &NodeInfo)> = members.iter().map(|peer| (peer.node_id, &peer.info)).collect();
+        guarded(path, || {
+            let mut transaction = database.begin_write()?;
+            transaction.set_durability(Durability::Immediate)?;
+            transaction.set_two_phase_commit(true);
+            {
+                let mut table = transaction.open_table(METADATA)?;
+                put(&mut table, NODE_ID, &node_id)?;
+                put(&mut table, CLUSTER_ID, &cluster_id)?;
+                put(&mut table, PEERS, &pairs)?;
+                put(&mut table, CAME_IN, &true)?;
+            }
+            Ok(transaction.commit()?)
+        })?;
+        Ok(())
+    }
+
     /// The metadata in a database that is open, whoever's it is.
     pub(super) fn inspect(path: &Path, database: Database) -> Result<Self, MetadataError> {
         Ok(Self(Arc::new(load(path.to_owned(), database)?)))
@@ -230,6 +291,7 @@ impl Metadata {
             !self.peers().is_empty(),
             self.recovery().is_some(),
             self.founding().is_some(),
+            self.came_in(),
         ];
         ALWAYS_THERE + sometimes.into_iter().map(u64::from).sum::<u64>()
     }
@@ -292,12 +354,13 @@ impl Metadata {
             put(table, RECOVERY, &recovery)?;
             put(table, CLUSTER_ID, &recovery.to)?;
             put(table, PEERS, &nobody)?;
-            // The new cluster was not founded by those who founded the lost one.
+            // How the node came to the lost one says nothing about the new one.
             table.remove(FOUNDING)?;
+            table.remove(CAME_IN)?;
             Ok(())
         })?;
         let (cluster_id, recovery) = (Some(recovery.to), Some(recovery));
-        *changing = Changing { cluster_id, peers: Vec::new(), recovery, founding: None };
+        *changing = Changing { cluster_id, peers: Vec::new(), recovery, founding: None, came_in: false };
         Ok(())
     }
 
@@ -310,6 +373,11 @@ impl Metadata {
         })?;
         changing.recovery = None;
         Ok(())
+    }
+
+    /// Whether a cluster has allotted the node its id: it must never make one of its own.
+    pub fn came_in(&self) -> bool {
+        self.lock().came_in
     }
 
     /// The founding of a cluster that this node has agreed to last.
@@ -416,7 +484,8 @@ fn load(path: PathBuf, database: Database) -> Result<Inner, MetadataError> {
     let peers: Vec<(NodeId, NodeInfo)> = stored.optional(PEERS)?.unwrap_or_default();
     let peers = peers.into_iter().map(|(node_id, info)| Peer { node_id, info }).collect();
     let (recovery, founding) = (stored.optional(RECOVERY)?, stored.optional(FOUNDING)?);
-    let changing = Mutex::new(Changing { cluster_id, peers, recovery, founding });
+    let came_in = stored.optional(CAME_IN)?.unwrap_or_default();
+    let changing = Mutex::new(Changing { cluster_id, peers, recovery, founding, came_in });
     Ok(Inner { file: Some((path, database)), node_id, public_key, incarnation, changing })
 }
 

@@ -22,7 +22,9 @@ use super::space::Space;
 use super::state_mem::MemState;
 use super::state_redb::{RedbState, ShrinkError, Shrunk};
 use super::tables::StateError;
-use crate::kv::types::{BackupOrigin, KvError, RangeReply, ReadRequest, Revision};
+use crate::kv::types::{
+    Admitted, BackupOrigin, KvError, NodeId, RangeReply, ReadRequest, Revision, SecretHash,
+};
 use crate::limits;
 use crate::raft::runtime;
 use crate::raft::types::{Applied, LogId, SnapshotMeta, StoredMembership, TypeConfig};
@@ -136,6 +138,28 @@ impl StateReader {
             Store::Redb(state) => state.read(request),
         };
         answer.unwrap_or_else(|error| Err(KvError::Storage { reason: error.to_string() }))
+    }
+
+    /// The nodes that were let into the cluster, as of the newest applied state.
+    ///
+    /// # Errors
+    /// Where the state cannot be read.
+    pub fn admitted(&self) -> Result<Vec<(NodeId, Admitted)>, StateError> {
+        match &self.store {
+            Store::Memory(state) => state.admitted(),
+            Store::Redb(state) => state.admitted(),
+        }
+    }
+
+    /// Whether the newest applied state has a ticket with this secret, expired or not.
+    ///
+    /// # Errors
+    /// Where the state cannot be read.
+    pub fn knows_ticket(&self, hash: &SecretHash) -> Result<bool, StateError> {
+        match &self.store {
+            Store::Memory(state) => state.knows_ticket(hash),
+            Store::Redb(state) => state.knows_ticket(hash),
+        }
     }
 
     /// The newest applied revision.

@@ -10,6 +10,7 @@
 
 use bytes::Bytes;
 
+use super::admissions;
 use super::apply::{Reply, Session};
 use super::head::Head;
 use super::record::{self, Change, Live, Previous, Undo};
@@ -57,6 +58,7 @@ pub(crate) fn check_row(
             let (live, _): (Live, _) = record::unseal_open(Table::Data, key, value)?;
             check_versions(table, key, live)?;
         }
+        Table::Admissions => admissions::check(key, value)?,
         Table::Leases | Table::Meta => {
             record::unseal(table, key, value)?;
         }

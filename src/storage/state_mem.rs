@@ -10,8 +10,10 @@ use super::batch::{self, BatchEntry, Marks, PublishedMarks};
 use super::snapshot::{SnapshotData, SnapshotError, format};
 use super::state::StateMachine;
 use super::tables::{MemTables, StateError, WriteTables};
-use super::{head, read};
-use crate::kv::types::{BackupOrigin, KvError, RangeReply, ReadRequest, Revision};
+use super::{admissions, head, read};
+use crate::kv::types::{
+    Admitted, BackupOrigin, KvError, NodeId, RangeReply, ReadRequest, Revision, SecretHash,
+};
 use crate::raft::types::{Applied, LogId, SnapshotMeta, StoredMembership};
 
 /// Begins an empty state.
@@ -56,6 +58,14 @@ impl MemState {
         request: &ReadRequest,
     ) -> Result<Result<(Revision, RangeReply), KvError>, StateError> {
         read::read(&*self.tables(), request)
+    }
+
+    pub(crate) fn admitted(&self) -> Result<Vec<(NodeId, Admitted)>, StateError> {
+        admissions::nodes(&*self.tables())
+    }
+
+    pub(crate) fn knows_ticket(&self, hash: &SecretHash) -> Result<bool, StateError> {
+        Ok(admissions::ticket(&*self.tables(), hash)?.is_some())
     }
 
     pub(crate) fn build_snapshot(&self) -> io::Result<(SnapshotMeta, SnapshotData)> {

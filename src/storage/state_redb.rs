@@ -41,8 +41,8 @@ use super::snapshot::format;
 use super::state::StateMachine;
 use super::syncs::SyncedFile;
 use super::tables::{RedbRead, RedbWrite, StateError, has_discarded};
-use super::{StorageError, StorageOptions, read};
-use crate::kv::types::{KvError, RangeReply, ReadRequest, Revision};
+use super::{StorageError, StorageOptions, admissions, read};
+use crate::kv::types::{Admitted, KvError, NodeId, RangeReply, ReadRequest, Revision, SecretHash};
 use crate::limits;
 use crate::raft::types::{Applied, LogId, SnapshotMeta, StoredMembership};
 
@@ -205,6 +205,14 @@ impl RedbState {
             let handle = self.store.handle();
             read::read(&handle.read()?, request)
         })
+    }
+
+    pub(crate) fn admitted(&self) -> Result<Vec<(NodeId, Admitted)>, StateError> {
+        self.store.watched(|| admissions::nodes(&self.store.handle().read()?))
+    }
+
+    pub(crate) fn knows_ticket(&self, hash: &SecretHash) -> Result<bool, StateError> {
+        self.store.watched(|| Ok(admissions::ticket(&self.store.handle().read()?, hash)?.is_some()))
     }
 
     /// Makes the applied state durable, if the log is on disk as far as that. Returns whether it is.

@@ -40,11 +40,13 @@ pub enum Table {
     /// Keys of a restore that is under way: key -> the record that it will have, sealed as in `data`. Entries
     /// live until they become the data, or are thrown away.
     Staging = 7,
+    /// Who may come into the cluster: tickets until they are forgotten, nodes until they are removed.
+    Admissions = 8,
 }
 
 impl Table {
     /// All tables, each at the index of its number, which is also the order in a snapshot.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Data,
         Self::Tombstones,
         Self::History,
@@ -53,6 +55,7 @@ impl Table {
         Self::Leases,
         Self::Meta,
         Self::Staging,
+        Self::Admissions,
     ];
 
     /// The table's number in snapshots and checksums.
@@ -76,6 +79,7 @@ impl Table {
             Self::Leases => "leases",
             Self::Meta => "meta",
             Self::Staging => "staging",
+            Self::Admissions => "admissions",
         }
     }
 
@@ -335,9 +339,10 @@ mod tests {
                 (5, "leases"),
                 (6, "meta"),
                 (7, "staging"),
+                (8, "admissions"),
             ]
         );
         assert!(Table::ALL.iter().all(|table| Table::from_id(table.id()) == Some(*table)));
-        assert_eq!(Table::from_id(8), None);
+        assert_eq!(Table::from_id(9), None);
     }
 }

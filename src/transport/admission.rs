@@ -8,13 +8,16 @@ use std::time::{Duration, Instant};
 use iroh::endpoint::{AfterHandshakeOutcome, Connection, EndpointHooks, Side, VarInt};
 
 use super::peers::PeerBook;
-use super::protocol::ALPN_CLIENT;
+use super::protocol::{ALPN_CLIENT, ALPN_JOIN};
 use super::ticket::public_key;
 use crate::kv::types::PublicKey;
 use crate::limits;
 
 /// The code that a refused connection is closed with.
 pub const REFUSED: u32 = 403;
+
+/// What it is told.
+pub(super) const STRANGER: &str = "the key is neither a member's nor a declared peer's";
 
 /// Who is let in, and for what.
 #[derive(Clone, Debug)]
@@ -69,6 +72,10 @@ impl EndpointHooks for Admission {
         if connection.side() == Side::Client {
             return AfterHandshakeOutcome::Accept;
         }
+        // Strangers may come to this door alone, where they are asked for a ticket.
+        if connection.alpn() == ALPN_JOIN {
+            return AfterHandshakeOutcome::Accept;
+        }
         let key = public_key(&connection.remote_id());
         if self.guests.admits(&key, connection.alpn()) {
             return AfterHandshakeOutcome::Accept;
@@ -90,6 +97,6 @@ fn reason(alpn: &[u8]) -> &'static str {
     if alpn == ALPN_CLIENT {
         "the key is neither a member's nor a declared peer's, and not among client_keys"
     } else {
-        "the key is neither a member's nor a declared peer's"
+        STRANGER
     }
 }

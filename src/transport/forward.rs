@@ -1,7 +1,7 @@
 //! Requests of this node's clients, carried to the leader: writes and rounds of read index on one stream,
 //! operations, which take long, on one each.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use super::numbered::line::{Line, PIPELINE_DEPTH};
 use super::numbered::serve::{messages, serve as answer_all};
 use super::protocol::{ForwardAnswer, ForwardStream, Forwarded, RaftRpcProtocol};
 use crate::kv::forward::{ForwardError, ForwardHandler, ForwardReply, ForwardRequest, Forwarder};
-use crate::kv::types::{ClusterError, NodeId, Peer};
+use crate::kv::types::{ClusterError, NodeId, Peer, PublicKey};
 use crate::limits;
 
 type ForwardLine = Line<ForwardRequest, ForwardAnswer>;
@@ -56,8 +56,29 @@ impl Forwarder for Transport {
             }
             ForwardRequest::AddLearner(_)
             | ForwardRequest::ChangeMembership(_)
-            | ForwardRequest::ReportDisk { .. } => self.forward_alone(leader, request, until).await,
+            | ForwardRequest::ReportDisk { .. }
+            | ForwardRequest::IssueTicket { .. }
+            | ForwardRequest::Join(_)
+            | ForwardRequest::TransferLeader(_) => self.forward_alone(leader, request, until).await,
         }
+    }
+
+    async fn greet(&self, node_id: NodeId) {
+        // Within the connect timeout.
+        if self.connection(node_id, Lane::Control).await.is_ok() {
+            self.0.links.note_let_in(node_id);
+        }
+    }
+
+    fn shut_out_by(&self) -> BTreeSet<NodeId> {
+        self.0.links.shut_out_by()
+    }
+
+    fn incarnation_of(&self, key: &PublicKey) -> Option<u64> {
+        if *key == self.0.metadata.public_key() {
+            return Some(self.0.metadata.incarnation());
+        }
+        self.book().incarnation_of(key)
     }
 }
 

@@ -43,11 +43,28 @@ pub(super) async fn read_request<S: RemoteService>(
     Ok(request.with_remote_channels(recv, send))
 }
 
+/// The same, of at most so many bytes.
+pub(super) async fn read_request_within<S: RemoteService>(
+    send: SendStream,
+    mut recv: RecvStream,
+    max_bytes: u64,
+) -> Result<S::Message, StreamError> {
+    let request: S = read_first_within(&mut recv, max_bytes).await?;
+    Ok(request.with_remote_channels(recv, send))
+}
+
 /// Reads the first message of a stream, which is due as soon as the stream is open.
 pub(super) async fn read_first<T: DeserializeOwned>(recv: &mut RecvStream) -> Result<T, StreamError> {
+    read_first_within(recv, limits::WIRE_MESSAGE_MAX_BYTES).await
+}
+
+async fn read_first_within<T: DeserializeOwned>(
+    recv: &mut RecvStream,
+    max_bytes: u64,
+) -> Result<T, StreamError> {
     let read = async {
         let len = recv.read_varint_u64().await?.ok_or(StreamError::Truncated)?;
-        check(len, limits::WIRE_MESSAGE_MAX_BYTES)?;
+        check(len, max_bytes)?;
         decode(recv, len).await
     };
     in_time(read).await

@@ -99,7 +99,13 @@ impl Transport {
 
     /// The data directory that a member is known by.
     fn known_incarnation(&self, node_id: NodeId, key: &PublicKey) -> Option<u64> {
-        self.0.metadata.founding()?.incarnation_of(node_id, key)
+        let admitted = self.0.reader.get().and_then(|reader| reader.admitted().ok()).unwrap_or_default();
+        // Until the state tells of anybody, the founding does.
+        if admitted.is_empty() {
+            return self.0.metadata.founding()?.incarnation_of(node_id, key);
+        }
+        let known = admitted.into_iter().find(|(id, known)| (*id, &known.public_key) == (node_id, key));
+        known.map(|(_, known)| known.incarnation)
     }
 
     /// A node without a cluster joins that of the peer which calls it, durably before it answers.

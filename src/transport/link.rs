@@ -5,16 +5,16 @@
 //!   gives up does not stop it.
 //! - A connection is used for requests only after its hello was accepted.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use iroh::endpoint::{Connection, VarInt, WeakConnectionHandle};
+use iroh::endpoint::{Connection, ConnectionError, VarInt, WeakConnectionHandle};
 use irpc_iroh::IrohRemoteConnection;
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::Transport;
-use super::admission::REFUSED;
+use super::admission::{REFUSED, STRANGER};
 use super::protocol::{ALPN_RAFT, ALPN_SNAPSHOT, HelloProtocol, Refusal};
 use super::ticket::{endpoint_addr, public_key};
 use crate::kv::types::{NodeId, PublicKey};
@@ -72,6 +72,8 @@ pub(super) struct Links {
     /// Why the last dial to a node failed; nothing once one has succeeded.
     failures: Mutex<HashMap<NodeId, LinkError>>,
     open: Mutex<HashMap<PublicKey, Vec<WeakConnectionHandle>>>,
+    /// Nodes that do not know this one, by their own word.
+    shut_out_by: Mutex<BTreeSet<NodeId>>,
     /// The process that a node last said hello from.
     boots: Mutex<HashMap<PublicKey, u64>>,
 }
@@ -101,6 +103,23 @@ impl Links {
             (Some(_), None) => tracing::info!(peer = %target, "node {target} can be reached again"),
             _ => {}
         }
+    }
+
+    /// A node told this one, in closing a connection, that it does not belong any more.
+    pub(super) fn note_end(&self, peer: NodeId, reason: Option<ConnectionError>) {
+        let Some(ConnectionError::ApplicationClosed(close)) = reason else { return };
+        let is_refusal = close.error_code == VarInt::from_u32(REFUSED);
+        if is_refusal && (*close.reason == *REMOVED || *close.reason == *STRANGER.as_bytes()) {
+            lock(&self.shut_out_by).insert(peer);
+        }
+    }
+
+    pub(super) fn note_let_in(&self, peer: NodeId) {
+        lock(&self.shut_out_by).remove(&peer);
+    }
+
+    pub(super) fn shut_out_by(&self) -> BTreeSet<NodeId> {
+        lock(&self.shut_out_by).clone()
     }
 
     pub(super) fn failure_of(&self, target: NodeId) -> Option<String> {
@@ -195,6 +214,7 @@ impl Transport {
             Ok(answer) => answer,
             Err(error) => {
                 // A stranger is let through the handshake on its own side and closed right after.
+                self.0.links.note_end(target, connection.close_reason());
                 let reason =
                     connection.close_reason().map_or_else(|| format!("{error:#}"), |why| why.to_string());
                 return Err(LinkError::Refused(reason));
@@ -218,7 +238,11 @@ impl Transport {
     /// was changed: one of the two closes it.
     pub(super) fn keep(&self, connection: &Connection) -> bool {
         self.0.links.note(connection);
-        let is_admitted = self.0.guests.admits(&public_key(&connection.remote_id()), connection.alpn());
+        let key = public_key(&connection.remote_id());
+        let is_admitted = self.0.guests.admits(&key, connection.alpn());
+        if let Some(peer) = self.0.book.admitted(&key) {
+            self.0.links.note_let_in(peer);
+        }
         if !is_admitted {
             connection.close(VarInt::from_u32(REFUSED), REMOVED);
         }

@@ -23,8 +23,10 @@ pub(super) const ALPN_RAFT: &[u8] = b"aspen/raft/1";
 pub(super) const ALPN_SNAPSHOT: &[u8] = b"aspen/snapshot/1";
 /// Requests of clients, which are no nodes.
 pub(super) const ALPN_CLIENT: &[u8] = b"aspen/client/1";
+/// Strangers that come with a ticket.
+pub(super) const ALPN_JOIN: &[u8] = b"aspen/join/1";
 /// All that this node answers.
-pub(super) const ALPNS: [&[u8]; 3] = [ALPN_RAFT, ALPN_SNAPSHOT, ALPN_CLIENT];
+pub(super) const ALPNS: [&[u8]; 4] = [ALPN_RAFT, ALPN_SNAPSHOT, ALPN_CLIENT, ALPN_JOIN];
 
 /// The first request on every connection.
 #[rpc_requests(message = HelloMessage)]

@@ -21,9 +21,10 @@ use super::admission::REFUSED;
 use super::client::serve::ClientService;
 use super::frame::{StreamError, read_request};
 use super::protocol::{
-    ALPN_CLIENT, ALPN_SNAPSHOT, AppendStream, HelloMessage, HelloProtocol, RaftRpcMessage, RaftRpcProtocol,
-    Refusal, SnapshotRpcMessage, SnapshotRpcProtocol,
+    ALPN_CLIENT, ALPN_JOIN, ALPN_SNAPSHOT, AppendStream, HelloMessage, HelloProtocol, RaftRpcMessage,
+    RaftRpcProtocol, Refusal, SnapshotRpcMessage, SnapshotRpcProtocol,
 };
+use super::ticket::public_key;
 use super::vouching::Members;
 use super::{Transport, forward};
 use crate::kv::forward::ForwardHandler;
@@ -91,7 +92,12 @@ impl Transport {
             };
             let (transport, handlers, service) = (self.clone(), handlers.clone(), service.clone());
             connections.spawn(async move {
-                let Some(connection) = transport.welcome(incoming).await else { return };
+                let Some(connection) = shake_hands(incoming).await else { return };
+                if connection.alpn() == ALPN_JOIN {
+                    drop(permit);
+                    return transport.serve_join(&connection, &handlers).await;
+                }
+                let Some(connection) = transport.welcome(connection).await else { return };
                 drop(permit);
                 if connection.alpn() == ALPN_CLIENT {
                     serve_client(&connection, &service).await;
@@ -102,17 +108,9 @@ impl Transport {
         }
     }
 
-    /// Sees a connection through its handshake and its hello.
-    async fn welcome(&self, incoming: Incoming) -> Option<Connection> {
+    /// Sees a connection through its hello.
+    async fn welcome(&self, connection: Connection) -> Option<Connection> {
         let limit = Duration::from_millis(limits::WIRE_CONNECT_TIMEOUT_MS);
-        let connection = match tokio::time::timeout(limit, incoming).await {
-            Ok(Ok(connection)) => connection,
-            Ok(Err(error)) => {
-                tracing::debug!("a handshake failed: {error:#}");
-                return None;
-            }
-            Err(_) => return None,
-        };
         let greeted = async {
             if connection.alpn() == ALPN_CLIENT {
                 self.answer_client_hello(&connection).await
@@ -159,7 +157,12 @@ impl Transport {
             tokio::select! {
                 Some(ended) = streams.join_next(), if !streams.is_empty() => log_panic(ended),
                 accepted = connection.accept_bi() => {
-                    let Ok((send, recv)) = accepted else { return };
+                    let Ok((send, recv)) = accepted else {
+                    if let Some(peer) = self.0.book.admitted(&public_key(&connection.remote_id())) {
+                        self.0.links.note_end(peer, connection.close_reason());
+                    }
+                    return;
+                };
                     let (transport, connection, handlers) = (self.clone(), connection.clone(), handlers.clone());
                     let peer = connection.remote_id().fmt_short().to_string();
                     let is_snapshot = connection.alpn() == ALPN_SNAPSHOT;
@@ -249,6 +252,19 @@ async fn serve_client(connection: &Connection, service: &Arc<ClientService>) {
                 });
             }
         }
+    }
+}
+
+/// Sees a connection through its handshake.
+async fn shake_hands(incoming: Incoming) -> Option<Connection> {
+    let limit = Duration::from_millis(limits::WIRE_CONNECT_TIMEOUT_MS);
+    match tokio::time::timeout(limit, incoming).await {
+        Ok(Ok(connection)) => Some(connection),
+        Ok(Err(error)) => {
+            tracing::debug!("a handshake failed: {error:#}");
+            None
+        }
+        Err(_) => None,
     }
 }
 

@@ -1,6 +1,9 @@
 //! The life of a member, on real processes: founding, joining, leaving, being replaced, handing over.
 
+mod join;
+mod removal;
 mod static_start;
+mod transfer;
 
 use serde_json::Value;
 
@@ -32,6 +35,17 @@ fn voters(node: &Node) -> Vec<u64> {
 fn wait_for_log(node: &Node, parts: &[&str]) {
     wait_until(&format!("node {} says {parts:?}", node.id), || {
         node.last_log().lines().any(|line| parts.iter().all(|part| line.contains(part)))
+    });
+}
+
+/// Waits until the leader has not heard of a member for longer than it takes for granted.
+fn wait_until_missed(leader: &Node, id: u64) {
+    wait_until(&format!("the leader misses node {id}"), || {
+        let cluster = cluster(leader);
+        let member =
+            cluster["members"].as_array().into_iter().flatten().find(|member| member["node_id"] == id);
+        // A leader that was elected since has never heard of it.
+        member.is_some_and(|member| member["last_heard_ms"].as_u64().is_none_or(|ms| ms > 1_000))
     });
 }
 

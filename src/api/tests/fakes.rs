@@ -15,7 +15,7 @@ use crate::kv::json::{Connection, KnownPeer};
 use crate::kv::types::{
     BackupOrigin, ClusterError, ClusterId, ClusterStatus, Command, Key, KeyValue, KvError, Member,
     MembershipChange, MembershipChanged, NodeId, NodeInfo, NodeState, OpResult, Peer, RangeReply, ReadReply,
-    ReadRequest, Revision, Role, Value, WriteReply,
+    ReadRequest, Revision, Role, SecretHash, Value, WriteReply,
 };
 
 type OnWrite = Box<dyn Fn(Command) -> Result<WriteReply, KvError> + Send + Sync>;
@@ -167,6 +167,18 @@ impl ClusterController for FakeCluster {
         Ok(MembershipChanged { voters: BTreeSet::from([NodeId(1)]), learners, log_index: 11 })
     }
 
+    async fn issue_ticket(&self, _: SecretHash, ttl_ms: u64, _: u32) -> Result<u64, ClusterError> {
+        Ok(ttl_ms)
+    }
+
+    async fn replace(&self, old: NodeId, _: Peer) -> Result<MembershipChanged, ClusterError> {
+        Err(ClusterError::UnknownNode { node_id: old })
+    }
+
+    async fn transfer_leader(&self, to: Option<NodeId>) -> Result<NodeId, ClusterError> {
+        Ok(to.unwrap_or(NodeId(1)))
+    }
+
     async fn change_membership(&self, change: MembershipChange) -> Result<MembershipChanged, ClusterError> {
         let voters = change.voters.unwrap_or_default();
         match voters.iter().find(|node_id| node_id.0 > 2) {
@@ -209,6 +221,10 @@ impl PeerExchange for FakePeers {
         node_id.map(|node_id| Peer { node_id, info: NodeInfo::default() }).ok_or_else(|| {
             PeerError::BadTicket { ticket: ticket.to_owned(), reason: "it has no node id".to_owned() }
         })
+    }
+
+    fn draw_join_ticket(&self) -> Option<(String, SecretHash)> {
+        Some(("join-1".to_owned(), SecretHash([1; 32])))
     }
 
     async fn add_peers(&self, peers: Vec<Peer>) -> Result<(), PeerError> {

@@ -12,7 +12,10 @@ use serde::de::DeserializeOwned;
 
 use super::request::{Call, Deadline, Repeat};
 use super::{ClientError, KvClient, to_json};
-use crate::kv::json::{AddLearnerForm, AddPeersForm, ChangeMembershipForm, HealthForm, PeersForm};
+use crate::kv::json::{
+    AddLearnerForm, AddPeersForm, ChangeMembershipForm, HealthForm, LeaderForm, NewTicket, NewTicketForm,
+    PeersForm, ReplaceMemberForm, TransferLeaderForm,
+};
 use crate::kv::types::{ClusterStatus, MembershipChange, MembershipChanged, NodeId};
 use crate::limits;
 
@@ -67,6 +70,36 @@ impl KvClient {
         self.change("/add-learner", to_json(&AddLearnerForm { ticket: ticket.into() })).await
     }
 
+    /// Makes a ticket with which new nodes come in.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn new_ticket(&self, ttl_s: u64, uses: u32) -> Result<NewTicket, ClientError> {
+        self.change("/tickets", to_json(&NewTicketForm { ttl_s, uses })).await
+    }
+
+    /// Has a new node, by its ticket, take a member's place.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn replace_member(
+        &self,
+        node_id: NodeId,
+        ticket: impl Into<String>,
+    ) -> Result<MembershipChanged, ClientError> {
+        self.change("/replace-member", to_json(&ReplaceMemberForm { node_id, ticket: ticket.into() })).await
+    }
+
+    /// Hands the leadership over, to a certain voter or to the best, and says who leads then.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn transfer_leader(&self, to: Option<NodeId>) -> Result<NodeId, ClientError> {
+        let LeaderForm { leader } =
+            self.change("/transfer-leader", to_json(&TransferLeaderForm { to })).await?;
+        Ok(leader)
+    }
+
     /// Sets the voters, removes members, or both.
     ///
     /// # Errors
@@ -75,8 +108,8 @@ impl KvClient {
         &self,
         change: MembershipChange,
     ) -> Result<MembershipChanged, ClientError> {
-        let MembershipChange { voters, remove } = change;
-        self.change("/change-membership", to_json(&ChangeMembershipForm { voters, remove })).await
+        let MembershipChange { voters, remove, force } = change;
+        self.change("/change-membership", to_json(&ChangeMembershipForm { voters, remove, force })).await
     }
 
     /// Makes these nodes the voters; voters that are not named become learners.
@@ -84,7 +117,7 @@ impl KvClient {
     /// # Errors
     /// See [`ClientError`].
     pub async fn set_voters(&self, voters: BTreeSet<NodeId>) -> Result<MembershipChanged, ClientError> {
-        self.change_membership(MembershipChange { voters: Some(voters), remove: BTreeSet::new() }).await
+        self.change_membership(MembershipChange { voters: Some(voters), ..MembershipChange::default() }).await
     }
 
     async fn look<R: DeserializeOwned>(

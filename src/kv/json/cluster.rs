@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::kv::types::{
     ClusterId, ClusterStatus, DiskState, MembershipChange, NodeId, NodeState, PublicKey, Role,
 };
+use crate::limits;
 
 /// `GET /health`: whether this node serves, and the cluster as it sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,12 +79,72 @@ pub struct ChangeMembershipForm {
     /// Members that leave the cluster.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub remove: BTreeSet<NodeId>,
+    /// Do it although too few of the voters afterwards would answer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+}
+
+/// `POST /replace-member`: a new node takes the place of another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplaceMemberForm {
+    /// The member that goes.
+    pub node_id: NodeId,
+    /// The new node's ticket.
+    pub ticket: String,
+}
+
+/// `POST /transfer-leader`: who shall lead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TransferLeaderForm {
+    /// A voter; absent: the one whose log is longest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<NodeId>,
+}
+
+/// The answer to `POST /transfer-leader`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaderForm {
+    /// Who leads now.
+    pub leader: NodeId,
 }
 
 impl From<ChangeMembershipForm> for MembershipChange {
     fn from(form: ChangeMembershipForm) -> Self {
-        Self { voters: form.voters, remove: form.remove }
+        Self { voters: form.voters, remove: form.remove, force: form.force }
     }
+}
+
+/// `POST /tickets`: a ticket for nodes that shall come into the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewTicketForm {
+    /// Seconds until it expires.
+    #[serde(default = "default_ttl_s")]
+    pub ttl_s: u64,
+    /// How many nodes may come in with it.
+    #[serde(default = "default_uses")]
+    pub uses: u32,
+}
+
+fn default_ttl_s() -> u64 {
+    limits::JOIN_TICKET_TTL_DEFAULT_S
+}
+
+fn default_uses() -> u32 {
+    1
+}
+
+/// The answer to `POST /tickets`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewTicket {
+    /// The ticket, which is a secret.
+    pub ticket: String,
+    /// When it expires, in milliseconds of the Unix epoch.
+    pub expires_at_ms: u64,
+    /// How many nodes may come in with it.
+    pub uses: u32,
 }
 
 /// How a node is connected to a peer right now.

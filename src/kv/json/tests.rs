@@ -254,7 +254,10 @@ fn bytes_that_are_no_text_are_an_error_and_never_mangled() {
 #[test]
 fn membership_form_tells_no_voters_from_voters_unchanged() {
     let form: ChangeMembershipForm = serde_json::from_str(r#"{"remove":[3]}"#).unwrap();
-    assert_eq!(form, ChangeMembershipForm { voters: None, remove: BTreeSet::from([NodeId(3)]) });
+    assert_eq!(
+        form,
+        ChangeMembershipForm { voters: None, remove: BTreeSet::from([NodeId(3)]), force: false }
+    );
     let form: ChangeMembershipForm = serde_json::from_str(r#"{"voters":[]}"#).unwrap();
     assert_eq!(form.voters, Some(BTreeSet::new()));
 }

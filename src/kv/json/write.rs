@@ -236,6 +236,12 @@ impl WriteForm {
             WriteOp::Txn(txn) => form.txn = Some(TxnForm::new(txn, encoding)?),
             WriteOp::Compact { revision } => form.compact = Some(CompactForm { revision: revision.0 }),
             WriteOp::Restore(_) => return Err(FormError::field("restore", "has a path of its own")),
+            WriteOp::Member(_) => {
+                return Err(FormError::field(
+                    "the command",
+                    "decides who may come in: no client can send it",
+                ));
+            }
         }
         Ok(form)
     }

@@ -84,6 +84,9 @@ impl OpResultForm {
             OpResult::Range(range) => {
                 Self::Range { kvs: KeyValueForm::list(&range.kvs, encoding)?, more: range.more }
             }
+            OpResult::Member(_) => {
+                return Err(FormError::field("the reply", "is about who may come in: no client is told it"));
+            }
         })
     }
 

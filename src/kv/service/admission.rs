@@ -111,7 +111,7 @@ impl KvService {
     /// What a command does to the disk, and how many bytes of old values it moves into the history.
     async fn growth(&self, command: Command) -> Result<(Growth, u64), KvError> {
         let txn = match command.op {
-            WriteOp::Compact { .. } => return Ok((Growth::Frees, 0)),
+            WriteOp::Compact { .. } | WriteOp::Member(_) => return Ok((Growth::Frees, 0)),
             WriteOp::Restore(
                 RestoreStep::Commit { .. } | RestoreStep::Abort { .. } | RestoreStep::MoveOn { .. },
             ) => {

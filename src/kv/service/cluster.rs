@@ -1,5 +1,6 @@
 //! Forming the cluster and changing its members: the first control backend's other half.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +11,11 @@ use super::{Inner, KvService, stopping};
 use crate::kv::forward::{ForwardReply, ForwardRequest};
 use crate::kv::interface::ClusterController;
 use crate::kv::types::{
-    ClusterError, ClusterId, ClusterStatus, KvError, MembershipChange, MembershipChanged, Peer,
+    ClusterError, ClusterId, ClusterStatus, KvError, MembershipChange, MembershipChanged, NodeId, Peer,
+    SecretHash,
 };
 use crate::limits;
-use crate::raft::observe;
+use crate::raft::observe::{self, Metrics};
 use crate::raft::operations::Unanswered;
 use crate::raft::runtime;
 use crate::storage::metadata::Metadata;
@@ -35,7 +37,7 @@ impl RaftCluster {
         Self { service, metadata, own, founding: None }
     }
 
-    /// The same on a node that founds its cluster with others, by its configuration.
+    /// The same on a node that makes no cluster by itself: it founds one with others, or was let into one.
     #[must_use]
     pub fn founding(self, progress: FoundingProgress) -> Self {
         Self { founding: Some(progress), ..self }
@@ -91,7 +93,7 @@ impl ClusterController for RaftCluster {
         if let Some(progress) = &self.founding
             && !observe::is_initialized(&observe::metrics(&self.inner().parts.raft))
         {
-            return Err(ClusterError::FoundedByConfiguration { waits_for: progress.sentence() });
+            return Err(ClusterError::MakesNoCluster { waits_for: progress.sentence() });
         }
         self.found(self.metadata.cluster_id().unwrap_or_else(ClusterId::random), Vec::new()).await?;
         // It leads once its first entry is committed; an answer before that would invite a failure.
@@ -101,6 +103,57 @@ impl ClusterController for RaftCluster {
 
     async fn add_learner(&self, peer: Peer) -> Result<MembershipChanged, ClusterError> {
         self.change(ForwardRequest::AddLearner(peer)).await
+    }
+
+    async fn issue_ticket(&self, hash: SecretHash, ttl_ms: u64, uses: u32) -> Result<u64, ClusterError> {
+        let request = ForwardRequest::IssueTicket { hash, ttl_ms, uses };
+        // To issue the same again changes nothing.
+        let repeatable = true;
+        match self.service.lead_or_forward(request, repeatable, limits::REQUEST_TIMEOUT_MS).await? {
+            ForwardReply::TicketIssued { expires_at_ms } => Ok(expires_at_ms),
+            other => panic!("a ticket was answered with {other:?}"),
+        }
+    }
+
+    async fn replace(&self, old: NodeId, new: Peer) -> Result<MembershipChanged, ClusterError> {
+        let new_id = new.node_id;
+        // What this node knows of the voters must be the newest there is: the change names all of them.
+        self.service.await_linearizable().await?;
+        let look = |metrics: &Metrics| {
+            let membership = &metrics.membership_config;
+            let voters: BTreeSet<NodeId> = membership.voter_ids().collect();
+            (membership.get_node(&old).is_some(), voters)
+        };
+        let (is_member, voters) = observe::look(&self.inner().parts.raft, look);
+        if !is_member || old == new_id {
+            return Err(ClusterError::UnknownNode { node_id: old });
+        }
+        self.add_learner(new).await?;
+        let votes = voters.contains(&old);
+        let new_voters = voters.into_iter().filter(|voter| *voter != old).chain([new_id]).collect();
+        let voters = votes.then_some(new_voters);
+        let change = MembershipChange { voters, remove: BTreeSet::from([old]), force: false };
+        self.change(ForwardRequest::ChangeMembership(change)).await
+    }
+
+    async fn transfer_leader(&self, to: Option<NodeId>) -> Result<NodeId, ClusterError> {
+        let raft = &self.inner().parts.raft;
+        let before = observe::look(raft, |metrics| metrics.current_leader);
+        let request = ForwardRequest::TransferLeader(to);
+        let asked = self.service.lead_or_forward(request, to.is_some(), limits::MEMBERSHIP_TIMEOUT_MS).await;
+        match asked {
+            Ok(ForwardReply::Leads { node_id }) => Ok(node_id),
+            Ok(other) => panic!("a transfer of the leadership was answered with {other:?}"),
+            // The old leader is deposed before its answer is here; what was asked for has happened then.
+            Err(ClusterError::Kv(KvError::OutcomeUnknown { .. })) => {
+                let taken = |metrics: &Metrics| metrics.current_leader.is_some_and(|now| Some(now) != before);
+                let bound = Duration::from_millis(self.inner().parts.timings.quorum_lost_after_ms());
+                let waited = raft.wait(Some(bound)).metrics(taken, "another node leads").await;
+                let leader = waited.ok().and_then(|metrics| metrics.current_leader);
+                leader.ok_or_else(|| KvError::OutcomeUnknown { waited_ms: limits::REQUEST_TIMEOUT_MS }.into())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn change_membership(&self, change: MembershipChange) -> Result<MembershipChanged, ClusterError> {

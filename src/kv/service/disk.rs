@@ -67,7 +67,7 @@ impl Watch {
             self.last = status.state;
             self.reported = None;
         }
-        let may_campaign = self.may_campaign(service, &status, now);
+        let may_campaign = self.may_campaign(service, &status, now) && !service.is_removed();
         service.0.parts.raft.runtime_config().elect(may_campaign);
         if !status.state.may_lead() {
             match service.route() {

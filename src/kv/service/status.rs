@@ -21,6 +21,13 @@ pub(super) fn status(
     let now = std::time::Instant::now();
     let disk = parts.disk.status(now);
     let (mut state, mut detail) = state(service, &metrics);
+    if service.is_removed() && state != NodeState::Stopping {
+        state = NodeState::Removed;
+        detail = format!(
+            "node {} was removed from the cluster: stop it, and let the machine join on an empty data directory",
+            metrics.id
+        );
+    }
     if let (NodeState::WaitingForInit, Some(progress)) = (state, founding) {
         detail = progress.sentence();
     }

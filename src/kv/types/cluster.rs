@@ -59,6 +59,8 @@ pub enum NodeState {
     DiskStalled,
     /// It follows, and its disk has no room for what the leader sends: it falls behind.
     DiskExhausted,
+    /// It was removed: the members let it in no more.
+    Removed,
 }
 
 impl NodeState {
@@ -72,6 +74,7 @@ impl NodeState {
             Self::Stopping => "stopping",
             Self::DiskStalled => "disk_stalled",
             Self::DiskExhausted => "disk_exhausted",
+            Self::Removed => "removed",
         }
     }
 }
@@ -186,6 +189,8 @@ pub struct MembershipChange {
     pub voters: Option<BTreeSet<NodeId>>,
     /// Members that leave the cluster altogether.
     pub remove: BTreeSet<NodeId>,
+    /// Do it although too few of the voters afterwards would answer.
+    pub force: bool,
 }
 
 /// The membership after a change.

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Key, KeyRange, KvError, RangeReply, RestoreStep, Revision, Value};
+use super::{Key, KeyRange, KvError, MemberOp, MemberOpResult, RangeReply, RestoreStep, Revision, Value};
 use crate::limits;
 
 /// Names a sequence of writes by one client, of which at most one is in work at a time.
@@ -55,6 +55,8 @@ pub enum WriteOp {
     },
     /// Replace all keys by those of a backup, step by step.
     Restore(RestoreStep),
+    /// Decide who may come into the cluster. No client can ask for it.
+    Member(MemberOp),
 }
 
 /// Compares, then runs one of two lists of operations, all at one revision or not at all.
@@ -149,6 +151,8 @@ pub enum OpResult {
     },
     /// Keys were read.
     Range(RangeReply),
+    /// Who may come into the cluster was decided.
+    Member(MemberOpResult),
 }
 
 /// The answer to a command.
@@ -169,7 +173,7 @@ impl WriteReply {
     pub fn payload_bytes(&self) -> usize {
         let read = self.results.iter().filter_map(|result| match result {
             OpResult::Range(range) => Some(range),
-            OpResult::Put | OpResult::Delete { .. } => None,
+            OpResult::Put | OpResult::Delete { .. } | OpResult::Member(_) => None,
         });
         read.map(RangeReply::payload_bytes).sum()
     }
@@ -183,7 +187,7 @@ impl Command {
                 let is_put = |op: &TxnOp| matches!(op, TxnOp::Put { .. });
                 success.len() <= 1 && failure.len() <= 1 && success.iter().chain(failure).all(is_put)
             }
-            WriteOp::Compact { .. } | WriteOp::Restore(_) => false,
+            WriteOp::Compact { .. } | WriteOp::Restore(_) | WriteOp::Member(_) => false,
         }
     }
 
@@ -212,7 +216,7 @@ impl Command {
         let Txn { compare, success, failure } = match &self.op {
             WriteOp::Txn(txn) => txn,
             WriteOp::Restore(RestoreStep::Chunk { rows, .. }) => return rows.len(),
-            WriteOp::Compact { .. } | WriteOp::Restore(_) => return 0,
+            WriteOp::Compact { .. } | WriteOp::Restore(_) | WriteOp::Member(_) => return 0,
         };
         let compared = compare.iter().map(Compare::payload_bytes);
         let ops = success.iter().chain(failure).map(TxnOp::payload_bytes);
@@ -232,6 +236,8 @@ impl Command {
         match &self.op {
             WriteOp::Txn(txn) => txn.validate(),
             WriteOp::Compact { .. } | WriteOp::Restore(_) => Ok(()),
+            // It goes to the log from the leader itself: whoever could send it would let in whom he likes.
+            WriteOp::Member(_) => Err(KvError::NotForClients),
         }
     }
 

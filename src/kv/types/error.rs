@@ -2,11 +2,12 @@
 //!
 //! They travel between nodes, so new variants go to the end.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{NodeId, RestoreId, Revision};
+use super::{JoinRefusal, NodeId, RestoreId, Revision};
 
 /// Where the leader is, as far as the answering node knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -197,6 +198,9 @@ pub enum KvError {
         /// What is wrong.
         reason: String,
     },
+    /// A command that only the cluster itself makes.
+    #[error("who may come into the cluster is decided by the cluster, and no client can say it")]
+    NotForClients,
 }
 
 impl KvError {
@@ -228,6 +232,7 @@ impl KvError {
             Self::RestoreOutOfOrder { .. } => "restore_out_of_order",
             Self::BackupsFull { .. } => "backups_full",
             Self::BadRestore { .. } => "bad_restore",
+            Self::NotForClients => "not_for_clients",
         }
     }
 
@@ -265,6 +270,7 @@ impl KvError {
             }
             Self::NoSuchRestore { .. } => "begin the restore anew, and run one at a time",
             Self::BackupsFull { .. } => "wait for it to end, or ask another member",
+            Self::NotForClients => "use POST /tickets or POST /change-membership",
             Self::RestoreOutOfOrder { .. } => "send the chunks in their order",
             Self::BadRestore { .. } => {
                 "check the backup with `aspen backup --check FILE`; what is staged goes with the next restore, or an abort"
@@ -327,12 +333,45 @@ pub enum ClusterError {
     /// The same conditions as for reads and writes.
     #[error(transparent)]
     Kv(#[from] KvError),
-    /// `init` on a node that founds its cluster with others, by its configuration.
-    #[error("this node founds its cluster with its peers, by its configuration: {waits_for}")]
-    FoundedByConfiguration {
+    /// `init` on a node that comes to its cluster in another way.
+    #[error("this node makes no cluster by itself: {waits_for}")]
+    MakesNoCluster {
         /// What it waits for.
         waits_for: String,
     },
+    /// A node that does not come in with its ticket.
+    #[error(transparent)]
+    JoinRefused(#[from] JoinRefusal),
+    /// A change after which too few voters would answer.
+    #[error(
+        "the voters would be {}, of which {needed} must answer, and {} silent: the cluster would take no writes until they are back",
+        list(voters),
+        are(silent)
+    )]
+    QuorumAtStake {
+        /// The voters after the change.
+        voters: BTreeSet<NodeId>,
+        /// Those of them that have not answered lately.
+        silent: BTreeSet<NodeId>,
+        /// How many must answer.
+        needed: usize,
+    },
+    /// The leadership stayed where it was.
+    #[error("node {node_id} leads on: {reason}")]
+    NotHandedOver {
+        /// The leader.
+        node_id: NodeId,
+        /// Why.
+        reason: String,
+    },
+}
+
+fn list(nodes: &BTreeSet<NodeId>) -> String {
+    nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn are(nodes: &BTreeSet<NodeId>) -> String {
+    if nodes.len() == 1 { format!("node {} is", list(nodes)) } else { format!("nodes {} are", list(nodes)) }
 }
 
 impl ClusterError {
@@ -346,7 +385,10 @@ impl ClusterError {
             Self::ChangeInProgress => "change_in_progress",
             Self::Unreachable { .. } => "unreachable",
             Self::Kv(error) => error.code(),
-            Self::FoundedByConfiguration { .. } => "founded_by_configuration",
+            Self::MakesNoCluster { .. } => "makes_no_cluster",
+            Self::JoinRefused(_) => "join_refused",
+            Self::QuorumAtStake { .. } => "quorum_at_stake",
+            Self::NotHandedOver { .. } => "not_handed_over",
         }
     }
 
@@ -362,8 +404,13 @@ impl ClusterError {
                 "check that the node runs, that its ticket is current, and that UDP gets through"
             }
             Self::Kv(error) => error.action(),
-            Self::FoundedByConfiguration { .. } => {
-                "start its peers as well, or start it with `--bootstrap manual` to make a cluster without them"
+            Self::JoinRefused(refusal) => refusal.action(),
+            Self::QuorumAtStake { .. } => {
+                "bring the silent ones back first, or remove them instead if they are gone for good; `--force` (\"force\": true) makes the change all the same"
+            }
+            Self::NotHandedOver { .. } => "see with `aspen member list` which voters answer, and try again",
+            Self::MakesNoCluster { .. } => {
+                "let it come to its cluster as it was configured; to make a cluster without the others, start a node on an empty data directory with `--bootstrap manual`"
             }
         }
     }

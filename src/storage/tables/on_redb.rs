@@ -65,15 +65,27 @@ impl RedbRead {
     /// Makes the tables that an older Aspen did not. Those that every Aspen makes are not made again: one
     /// that is missing is damage.
     pub(crate) fn add_missing(database: &Database) -> Result<(), StateError> {
+        const NEWER: [Table; 2] = [Table::Staging, Table::Admissions];
         let transaction = database.begin_read().map_err(StateError::database)?;
-        match transaction.open_table(definition(Table::Staging)) {
-            Err(TableError::TableDoesNotExist(_)) => {}
-            found => return found.map(drop).map_err(StateError::database),
+        let is_missing = |table: &Table| match transaction.open_table(definition(*table)) {
+            Err(TableError::TableDoesNotExist(_)) => Ok(true),
+            found => found.map(|_| false).map_err(StateError::database),
+        };
+        let mut missing = Vec::new();
+        for table in NEWER {
+            if is_missing(&table)? {
+                missing.push(table);
+            }
         }
         drop(transaction);
+        if missing.is_empty() {
+            return Ok(());
+        }
         let mut transaction = database.begin_write().map_err(StateError::database)?;
         transaction.set_quick_repair(true);
-        transaction.open_table(definition(Table::Staging)).map_err(StateError::database)?;
+        for table in missing {
+            transaction.open_table(definition(table)).map_err(StateError::database)?;
+        }
         transaction.commit().map_err(StateError::database)
     }
 

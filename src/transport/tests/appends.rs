@@ -15,7 +15,7 @@ use openraft::raft::{AppendEntriesRequest, StreamAppendError, StreamAppendResult
 use openraft::vote::RaftLeaderIdExt;
 
 use super::follower::{Arrived, Follower, Request, STALL};
-use super::support::{PATIENCE, TestNode, two_nodes};
+use super::support::{PATIENCE, TestNode, agree_to_found, two_nodes};
 use crate::kv::types::{NodeId, NodeInfo};
 use crate::raft::types::{Entry, LogId, TypeConfig, Vote};
 use crate::transport::network::PeerClient;
@@ -109,6 +109,9 @@ async fn a_deposed_leader_keeps_nobody_fresh() {
     let (leader, follower) = two_nodes().await;
     let mut client = client_of(&leader).await;
     let newer = Vote::new(2, NodeId(1));
+    let refused = client.vote(VoteRequest::new(newer, None), RPCOption::new(PATIENCE)).await.unwrap_err();
+    assert!(refused.to_string().contains("no log of this cluster"), "{refused}");
+    agree_to_found(&[&leader.transport, &follower.transport]);
     let vote = client.vote(VoteRequest::new(newer, None), RPCOption::new(PATIENCE)).await.unwrap();
     assert!(vote.vote_granted);
     follower.wait("the vote", |metrics| metrics.vote == newer).await;

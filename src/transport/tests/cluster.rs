@@ -7,7 +7,7 @@ use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::support::{PATIENCE, TestNode, introduce, members, nodes as by_id};
+use super::support::{PATIENCE, TestNode, agree_to_found, introduce, members, nodes as by_id};
 use crate::kv::types::{Command, Key, NodeId, ReadRequest, Value};
 use crate::limits;
 use crate::raft::observe::Metrics;
@@ -24,6 +24,7 @@ async fn cluster() -> Vec<TestNode> {
         }
     }
     let peers: Vec<_> = nodes.iter().map(TestNode::peer).collect();
+    agree_to_found(&nodes.iter().map(|node| &node.transport).collect::<Vec<_>>());
     nodes[0].raft.initialize(by_id(&peers)).await.unwrap();
     nodes
 }

@@ -10,7 +10,7 @@ use ractor::Actor;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::support::{PATIENCE, nodes as by_id, raft_settings};
+use super::support::{PATIENCE, agree_to_found, nodes as by_id, raft_settings};
 use crate::kv::interface::{ClusterController, KeyValueStore};
 use crate::kv::service::cluster::RaftCluster;
 use crate::kv::service::{KvService, ServiceParts, disk};
@@ -137,6 +137,7 @@ async fn cluster() -> Vec<Member> {
             node.transport.book().declare(peer.clone()).unwrap();
         }
     }
+    agree_to_found(&nodes.iter().map(|node| &node.transport).collect::<Vec<_>>());
     nodes[0].raft.initialize(by_id(&peers)).await.unwrap();
     nodes
 }

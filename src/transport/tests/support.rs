@@ -19,8 +19,9 @@ use crate::kv::backup::BackupStream;
 use crate::kv::forward::{ForwardHandler, ForwardReply, ForwardRequest};
 use crate::kv::interface::KeyValueStore;
 use crate::kv::types::{
-    BackupOrigin, ClusterError, ClusterId, Command, Key, KeyRange, KeyValue, KvError, NodeId, NodeInfo, Peer,
-    RangeReply, ReadReply, ReadRequest, Revision, Txn, TxnOp, Value, WriteOp, WriteReply,
+    BackupOrigin, ClusterError, ClusterId, Command, Founders, Founding, JoinCall, JoinRefusal, Key, KeyRange,
+    KeyValue, KvError, NodeId, NodeInfo, Peer, RangeReply, ReadReply, ReadRequest, Revision, Txn, TxnOp,
+    Value, WriteOp, WriteReply,
 };
 use crate::raft::construct::{RaftSettings, RaftTimings, start};
 use crate::raft::freshness::Freshness;
@@ -87,11 +88,18 @@ impl ForwardHandler for Service {
         self.asked.fetch_add(1, Ordering::SeqCst);
         match request {
             ForwardRequest::ReadIndex => Ok(ForwardReply::ReadIndex(READ_INDEX)),
+            ForwardRequest::IssueTicket { .. } => Ok(ForwardReply::TicketIssued { expires_at_ms: 1 }),
+            ForwardRequest::TransferLeader(_) => Ok(ForwardReply::Leads { node_id: NodeId(9) }),
+            ForwardRequest::Join(_) => Ok(ForwardReply::Joined { node_id: NodeId(9) }),
             ForwardRequest::AddLearner(peer) => Err(ClusterError::NodeIdTaken { node_id: peer.node_id }),
             ForwardRequest::ReportDisk { .. } => Ok(ForwardReply::Noted),
             ForwardRequest::Propose(_) => std::future::pending().await,
             ForwardRequest::ChangeMembership(_) => panic!("the handler was told to panic"),
         }
+    }
+
+    async fn join(&self, call: JoinCall) -> Result<NodeId, ClusterError> {
+        Err(if call.info.is_some() { KvError::NotInitialized.into() } else { JoinRefusal::UsedUp.into() })
     }
 }
 
@@ -292,6 +300,18 @@ pub(super) async fn two_nodes() -> (TestNode, TestNode) {
 pub(super) fn introduce(first: &TestNode, second: &TestNode) {
     first.knows(&second.peer());
     second.knows(&first.peer());
+}
+
+/// Has nodes agree to found a cluster together: without a log they vote in no other.
+pub(super) fn agree_to_found(transports: &[&Transport]) {
+    let named = |transport: &&Transport| (transport.node_id(), transport.0.metadata.public_key());
+    let founders = Founders::new(named(&transports[0]), transports[1..].iter().map(named));
+    let incarnations =
+        transports.iter().map(|node| (node.node_id(), node.0.metadata.incarnation())).collect();
+    let founding = Founding { cluster_id: ClusterId::random(), founders, incarnations };
+    for transport in transports {
+        transport.0.metadata.agree_to(&founding).unwrap();
+    }
 }
 
 /// Nodes by their ids.

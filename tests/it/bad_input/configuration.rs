@@ -62,7 +62,7 @@ fn files_with_a_mistake_are_refused_with_the_file_and_the_key() {
     let path = dir.path().join("aspen.toml");
     let file = path.to_str().expect("temporary directories have names in UTF-8");
     for (text, parts) in [
-        ("bootstrap = 3", ["bootstrap = 3", "auto or manual"].as_slice()),
+        ("bootstrap = 3", ["bootstrap = 3", "auto, manual or static"].as_slice()),
         ("peers = \"one\"", &["peers = \"one\"", "tickets of other nodes"]),
         ("peers = [\"one\"]", &["'one", "is no node ticket"]),
         (

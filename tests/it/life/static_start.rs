@@ -154,7 +154,7 @@ fn a_node_that_is_to_found_a_cluster_with_others_makes_none_by_init() {
     let answer = nodes[1].post_text("/init", "");
     assert_eq!(answer.status, 409, "{answer:?}");
     let error = &answer.json()["error"];
-    assert_eq!(error["code"], "founded_by_configuration", "{error}");
+    assert_eq!(error["code"], "makes_no_cluster", "{error}");
     assert!(error["message"].as_str().is_some_and(|text| text.contains("waits for node 1")), "{error}");
     nodes[0].start();
     nodes[2].start();

@@ -20,6 +20,8 @@ pub struct Node {
     /// Its data directory.
     pub dir: PathBuf,
     launcher: Vec<String>,
+    /// Whether it is started with its id.
+    is_named: bool,
     flags: Vec<String>,
     environment: Vec<(String, String)>,
     process: Option<Child>,
@@ -51,6 +53,7 @@ impl Node {
             id,
             dir,
             launcher: Vec::new(),
+            is_named: true,
             flags,
             environment: Vec::new(),
             process: None,
@@ -69,6 +72,12 @@ impl Node {
     /// Where its iroh endpoint is, or will be.
     pub fn iroh_addr(&self) -> SocketAddr {
         self.iroh_addr
+    }
+
+    /// Leaves the node's id to its data directory, or to the cluster that it joins.
+    pub fn without_id(mut self) -> Self {
+        self.is_named = false;
+        self
     }
 
     /// Adds flags for the starts to come.
@@ -124,7 +133,8 @@ impl Node {
             ("--log-format", "text".to_owned()),
         ];
         let is_given = |name: &str| self.flags.iter().any(|flag| flag == name);
-        let defaults = defaults.into_iter().filter(|(name, _)| !is_given(name));
+        let is_left_out = |name: &str| is_given(name) || (name == "--node-id" && !self.is_named);
+        let defaults = defaults.into_iter().filter(|(name, _)| !is_left_out(name));
         let mut words = self.launcher.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_aspen-node")]);
         let child = Command::new(words.next().expect("the node's binary is the last word"))
             .args(words)

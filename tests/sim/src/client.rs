@@ -341,7 +341,7 @@ fn has_changed(reply: &WriteReply) -> bool {
     reply.results.iter().any(|result| match result {
         OpResult::Put => true,
         OpResult::Delete { deleted, .. } => *deleted > 0,
-        OpResult::Range(_) => false,
+        OpResult::Range(_) | OpResult::Member(_) => false,
     })
 }
 

@@ -104,7 +104,7 @@ impl Cluster {
                 first.add_learner(machine.peer()).await.map_err(|error| error.to_string())?;
             }
             let voters = machines.iter().map(|machine| machine.id()).collect();
-            let change = MembershipChange { voters: Some(voters), remove: BTreeSet::new() };
+            let change = MembershipChange { voters: Some(voters), ..MembershipChange::default() };
             first.change_membership(change).await.map_err(|error| error.to_string())
         };
         match tokio::time::timeout(FORMING_TIMEOUT, formed).await {

@@ -48,7 +48,7 @@ async fn promote(cluster: &Cluster, id: NodeId, instead_of: Option<NodeId>) -> b
         voters.insert(id);
         let remove: BTreeSet<NodeId> =
             instead_of.filter(|old| cluster.members().contains(old)).into_iter().collect();
-        let change = MembershipChange { voters: Some(voters), remove };
+        let change = MembershipChange { voters: Some(voters), remove, force: false };
         report(cluster, cluster.reconfigure(through, CHANGE_TIMEOUT, Some(id), change).await);
         last(50, 300).await;
     }
@@ -69,7 +69,7 @@ async fn remove(cluster: &Cluster, id: NodeId) -> Result<(), String> {
     if !cluster.members().contains(&id) {
         return Ok(());
     }
-    let change = MembershipChange { voters: None, remove: BTreeSet::from([id]) };
+    let change = MembershipChange { voters: None, remove: BTreeSet::from([id]), force: false };
     let removed = cluster.reconfigure(through, CHANGE_TIMEOUT, None, change).await;
     report(cluster, removed.clone());
     removed

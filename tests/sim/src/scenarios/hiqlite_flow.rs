@@ -51,7 +51,7 @@ fn script(run: Run) -> BoxFuture<'static, Result<(), Violation>> {
         world.milestone(CLIENTS, "step: the learner is promoted");
         let mut voters = run.cluster.voters();
         voters.insert(learner);
-        change(&run, None, MembershipChange { voters: Some(voters), remove: BTreeSet::new() }).await?;
+        change(&run, None, MembershipChange { voters: Some(voters), ..MembershipChange::default() }).await?;
         madsim::time::sleep(Duration::from_secs(2)).await;
 
         let under_way = Arc::new(AtomicUsize::new(0));

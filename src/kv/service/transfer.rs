@@ -1,0 +1,115 @@
+//! Handing the leadership over: because somebody asks for it, because the leader is removed, or because it
+//! stops.
+//!
+//! # Tiger Style
+//! The leadership is handed to a voter that answers, and to nobody if there is none. Whoever waits for it
+//! waits no longer than [`RaftTimings::quorum_lost_after_ms`](crate::raft::construct::RaftTimings).
+
+use std::time::{Duration, Instant};
+
+use super::KvService;
+use super::attempt::Attempt;
+use crate::kv::forward::ForwardReply;
+use crate::kv::types::{ClusterError, KvError, MembershipChange, NodeId};
+use crate::raft::handover;
+use crate::raft::observe::{self, Metrics};
+
+impl KvService {
+    /// Hands the leadership over to a voter, or to the best one there is, and says who leads then.
+    pub(super) async fn transfer(&self, to: Option<NodeId>) -> Attempt<ForwardReply> {
+        let (own, metrics) = (self.node_id(), observe::metrics(&self.0.parts.raft));
+        let to = match to {
+            Some(to) if to == own => return Attempt::Done(Ok(ForwardReply::Leads { node_id: own })),
+            Some(to) => match self.ensure_can_lead(&metrics, to) {
+                Ok(()) => to,
+                Err(error) => return Attempt::Done(Err(error)),
+            },
+            None => match self.best_successor() {
+                Some(to) => to,
+                None => {
+                    let reason = "no majority of the other voters has answered it lately".to_owned();
+                    return Attempt::Done(Err(ClusterError::NotHandedOver { node_id: own, reason }));
+                }
+            },
+        };
+        Attempt::Done(self.hand_over_to(to).await.map(|node_id| ForwardReply::Leads { node_id }))
+    }
+
+    /// Hands over before this node is removed, if others can do without it. Returns whether it did.
+    pub(super) async fn leave_the_lead(&self, change: &MembershipChange) -> bool {
+        let own = self.node_id();
+        let stays = change.voters.as_ref().is_none_or(|voters| voters.contains(&own));
+        if stays && !change.remove.contains(&own) {
+            return false;
+        }
+        let successor = handover::successor_without(
+            &observe::metrics(&self.0.parts.raft),
+            &change.remove,
+            self.answered_within(),
+        );
+        let Some(to) = successor else { return false };
+        tracing::info!("node {own} hands the leadership over to node {to}, as it is to lose its vote");
+        match self.hand_over_to(to).await {
+            Ok(_) => true,
+            Err(error) => {
+                tracing::warn!("the leadership was not handed over: {error}");
+                false
+            }
+        }
+    }
+
+    /// Hands over because this node stops, if it leads and somebody else can. It ends within its bound.
+    pub async fn leave(&self) {
+        if observe::look(&self.0.parts.raft, |metrics| metrics.current_leader != Some(metrics.id)) {
+            return;
+        }
+        let Some(to) = self.best_successor() else { return };
+        let started = Instant::now();
+        match self.hand_over_to(to).await {
+            Ok(leader) => tracing::info!(
+                "handed the leadership over to node {leader} within {} ms, as this node stops",
+                started.elapsed().as_millis()
+            ),
+            Err(error) => tracing::warn!("this node stops without having handed over: {error}"),
+        }
+    }
+
+    fn best_successor(&self) -> Option<NodeId> {
+        self.successor(&self.0.disk_reports.unwell(Instant::now()))
+    }
+
+    fn answered_within(&self) -> Duration {
+        Duration::from_millis(self.0.parts.timings.election_timeout_max_ms)
+    }
+
+    fn ensure_can_lead(&self, metrics: &Metrics, to: NodeId) -> Result<(), ClusterError> {
+        if metrics.membership_config.get_node(&to).is_none() {
+            return Err(ClusterError::UnknownNode { node_id: to });
+        }
+        let own = metrics.id;
+        let not = |reason: String| Err(ClusterError::NotHandedOver { node_id: own, reason });
+        if !metrics.membership_config.voter_ids().any(|voter| voter == to) {
+            return not(format!("node {to} has no vote"));
+        }
+        if !observe::answers(metrics, to, self.answered_within()) {
+            return not(format!("node {to} has not answered it lately"));
+        }
+        Ok(())
+    }
+
+    async fn hand_over_to(&self, to: NodeId) -> Result<NodeId, ClusterError> {
+        let raft = &self.0.parts.raft;
+        let own = self.node_id();
+        let bound = Duration::from_millis(self.0.parts.timings.quorum_lost_after_ms());
+        let asked = raft.trigger().transfer_leader(to).await;
+        asked.map_err(|fatal| KvError::Stopping { reason: fatal.to_string() })?;
+        let taken = |metrics: &Metrics| metrics.current_leader.is_some_and(|leader| leader != own);
+        match raft.wait(Some(bound)).metrics(taken, "another node leads").await {
+            Ok(metrics) => Ok(metrics.current_leader.unwrap_or(to)),
+            Err(_) => {
+                let reason = format!("node {to} did not take it within {} ms", bound.as_millis());
+                Err(ClusterError::NotHandedOver { node_id: own, reason })
+            }
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Who may come into the cluster, in [`Table::Admissions`]: a row for each ticket, and one for each node
+//! that was let in.
+//!
+//! # Tiger Style
+//! Everything here is on disk. Structures are never changed; a new form gets a new kind of row.
+
+use std::ops::Bound;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::record;
+use super::tables::{ReadTables, StateError, Table};
+use crate::kv::types::{Admitted, NodeId, SecretHash};
+
+// The first byte of a row's key. They must stay stable.
+const TICKET: u8 = b't';
+const NODE: u8 = b'n';
+
+/// A ticket that was issued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct IssuedTicket {
+    pub(crate) expires_at_ms: u64,
+    pub(crate) uses_left: u32,
+}
+
+/// The key of a ticket's row.
+pub(crate) fn ticket_key(hash: &SecretHash) -> Vec<u8> {
+    [&[TICKET][..], &hash.0].concat()
+}
+
+/// The key of a node's row.
+pub(crate) fn node_key(node_id: NodeId) -> Vec<u8> {
+    [&[NODE][..], &node_id.0.to_be_bytes()].concat()
+}
+
+/// A ticket, if it is known.
+pub(crate) fn ticket(
+    tables: &impl ReadTables,
+    hash: &SecretHash,
+) -> Result<Option<IssuedTicket>, StateError> {
+    let key = ticket_key(hash);
+    let Some(sealed) = tables.get(Table::Admissions, &key)? else { return Ok(None) };
+    Ok(Some(record::unseal_open(Table::Admissions, &key, &sealed)?.0))
+}
+
+/// All tickets, by the keys of their rows.
+pub(crate) fn tickets(tables: &impl ReadTables) -> Result<Vec<(Vec<u8>, IssuedTicket)>, StateError> {
+    let mut tickets = Vec::new();
+    for row in tables.rows(Table::Admissions, (Bound::Included(&[TICKET]), Bound::Excluded(&[TICKET + 1])))? {
+        let (key, sealed) = row?;
+        tickets.push((key.to_vec(), record::unseal_open(Table::Admissions, &key, &sealed)?.0));
+    }
+    Ok(tickets)
+}
+
+/// What is known of one node.
+pub(crate) fn node(tables: &impl ReadTables, node_id: NodeId) -> Result<Option<Admitted>, StateError> {
+    let key = node_key(node_id);
+    let Some(sealed) = tables.get(Table::Admissions, &key)? else { return Ok(None) };
+    Ok(Some(record::unseal_open(Table::Admissions, &key, &sealed)?.0))
+}
+
+/// All nodes that were let in.
+pub(crate) fn nodes(tables: &impl ReadTables) -> Result<Vec<(NodeId, Admitted)>, StateError> {
+    let mut nodes = Vec::new();
+    for row in tables.rows(Table::Admissions, (Bound::Included(&[NODE]), Bound::Excluded(&[NODE + 1])))? {
+        let (key, sealed) = row?;
+        let (admitted, _) = record::unseal_open(Table::Admissions, &key, &sealed)?;
+        nodes.push((node_id(&key)?, admitted));
+    }
+    Ok(nodes)
+}
+
+fn node_id(key: &[u8]) -> Result<NodeId, StateError> {
+    let id = key.get(1..).and_then(|id| id.try_into().ok());
+    id.map(|id| NodeId(u64::from_be_bytes(id))).ok_or_else(|| malformed(key, "the key holds no node id"))
+}
+
+fn malformed(key: &[u8], reason: &str) -> StateError {
+    let key = Bytes::copy_from_slice(key);
+    StateError::Malformed { table: Table::Admissions, key, reason: reason.to_owned() }
+}
+
+/// Checks that a row holds what its key says.
+pub(crate) fn check(key: &[u8], sealed: &[u8]) -> Result<(), StateError> {
+    match key.first() {
+        Some(&TICKET) if key.len() == 1 + size_of::<SecretHash>() => {
+            record::unseal_open::<IssuedTicket>(Table::Admissions, key, sealed).map(drop)
+        }
+        Some(&NODE) => {
+            node_id(key)?;
+            record::unseal_open::<Admitted>(Table::Admissions, key, sealed).map(drop)
+        }
+        _ => Err(malformed(key, "the key is neither a ticket's nor a node's")),
+    }
+}
