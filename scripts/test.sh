@@ -119,6 +119,10 @@ else
   skip deny "cargo-deny cannot be installed (try: cargo install cargo-deny --locked)"
 fi
 step test cargo test --locked
+# Its build needs protoc, so that only what would stop it at once is looked at here.
+BENCHMARKS=benches/compare-etcd/Cargo.toml
+step benchmarks-format cargo fmt --check --manifest-path "$BENCHMARKS"
+step benchmarks-lock cargo metadata --locked --format-version 1 --manifest-path "$BENCHMARKS"
 step simulation-format cargo fmt --check --manifest-path "$SIMULATION"
 step simulation-clippy in_simulation clippy --all-targets -- -D warnings
 step simulation-test in_simulation test --lib
