@@ -21,6 +21,7 @@ mod figures;
 mod guard;
 mod health;
 mod kv;
+mod nodes;
 mod peers;
 mod server;
 #[cfg(test)]
@@ -38,7 +39,7 @@ use figures::RequestFigures;
 pub use peers::{PeerError, PeerExchange};
 pub use server::serve;
 
-use crate::kv::interface::{ClusterController, KeyValueStore};
+use crate::kv::interface::{ClusterController, KeyValueStore, NodeAgents};
 use crate::kv::token::HttpToken;
 use crate::limits;
 
@@ -52,6 +53,8 @@ pub struct ApiState {
     pub kv: Arc<dyn KeyValueStore>,
     /// The cluster and its members.
     pub cluster: Arc<dyn ClusterController>,
+    /// Single nodes.
+    pub agents: Arc<dyn NodeAgents>,
     /// Tickets and known peers.
     pub peers: Arc<dyn PeerExchange>,
     /// The figures of the node.
@@ -121,6 +124,13 @@ fn router_within(state: ApiState, bounds: Bounds) -> Router {
         .route("/replace-member", post(cluster::replace_member))
         .route("/transfer-leader", post(cluster::transfer_leader))
         .route("/cluster", get(cluster::cluster))
+        .route("/nodes/{id}", get(nodes::report))
+        .route("/nodes/{id}/snapshot", post(nodes::snapshot))
+        .route("/nodes/{id}/compact-files", post(nodes::compact_files))
+        .route("/nodes/{id}/elect", post(nodes::elect))
+        .route("/nodes/{id}/transfer-leader", post(nodes::transfer_leader))
+        .route("/nodes/{id}/log-filter", post(nodes::set_log_filter))
+        .route("/nodes/{id}/support-bundle", get(nodes::support_bundle))
         .route("/peers", get(peers::list).post(peers::add));
     probes
         .merge(counted)

@@ -10,6 +10,7 @@ mod bench;
 mod cluster;
 mod error;
 mod kv;
+mod nodes;
 mod output;
 mod restore;
 #[cfg(test)]
@@ -66,6 +67,7 @@ async fn dispatch(cli: Cli, client: &KvClient, terminal: &mut Terminal<'_>) -> R
         Command::Txn(args) => kv::txn(client, terminal, json, args).await,
         Command::Compact { revision } => kv::compact(client, terminal, json, revision).await,
         Command::Member(command) => cluster::member(client, terminal, json, command).await,
+        Command::Node(command) => nodes::node(client, terminal, json, command).await,
         Command::Init => cluster::init(client, terminal, json).await,
         Command::Ticket { command: None } => cluster::ticket(client, terminal, json).await,
         Command::Ticket { command: Some(TicketCommand::New { ttl, uses }) } => {

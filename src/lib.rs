@@ -7,6 +7,7 @@
 //! | [`kv`] | the data model, the two control interfaces, the service, the client library |
 //! | [`raft`] | openraft's type configuration, construction, the actor that owns its lifecycle |
 //! | [`storage`] | log, state machine, snapshots and metadata, on redb or in memory |
+//! | `cluster` | actors of all nodes: sessions between them, and an agent on each for operators |
 //! | `transport` | the iroh endpoint, admission, the wire protocol, openraft's network, clients over iroh |
 //! | `api` | the HTTP interface |
 //! | `cli` | the command line `aspen`, on the client library |
@@ -16,7 +17,7 @@
 //!
 //! # The layer rule
 //!
-//! `bin -> node -> {api, cluster, transport} -> kv -> raft -> storage -> {kv::types, raft::{types, runtime}, limits}`.
+//! `bin -> node -> {api, cluster -> transport} -> kv -> raft -> storage -> {kv::types, raft::{types, runtime}, limits}`.
 //! Beside them, `bin -> cli -> bench -> {transport, kv}`. A layer uses only what stands to its right.
 //! `raft` never imports iroh, `storage` imports only openraft's storage traits, `api` never touches Raft.
 //! `tests/it/layers.rs` enforces the rule.
@@ -29,6 +30,8 @@ pub mod api;
 pub mod bench;
 #[cfg(feature = "net")]
 pub mod cli;
+#[cfg(feature = "net")]
+pub mod cluster;
 #[cfg(feature = "net")]
 pub mod config;
 pub mod kv;

@@ -453,6 +453,58 @@ pub const FOUNDING_INTERVAL_MS: u64 = 250;
 /// Nodes that found a cluster together. Far above any sensible number of voters.
 pub const FOUNDERS_MAX_COUNT: usize = 64;
 
+/// Streams between actors that were opened by members and wait to be taken. Each member opens one at a
+/// time.
+pub const ACTOR_STREAMS_WAITING_MAX_COUNT: usize = 64;
+
+/// One message between actors. A support bundle is the largest, most of it figures.
+pub const ACTOR_MESSAGE_MAX_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Time for a new session between the actors of two nodes to become usable: a few round trips.
+pub const ACTOR_SESSION_TIMEOUT_MS: u64 = 5_000;
+
+/// Time for an earlier session with the same node to end, before a new one takes its place.
+pub const ACTOR_SESSION_END_TIMEOUT_MS: u64 = 1_000;
+
+/// Pause after the first failed attempt to reach the actors of a member, and after a session has ended; it
+/// doubles up to the longest.
+pub const ACTOR_RECONNECT_MIN_MS: u64 = 100;
+
+/// Longest such pause. A member that comes back is seen again within about this and one connect timeout.
+pub const ACTOR_RECONNECT_MAX_MS: u64 = 2_000;
+
+/// Requests that one agent works on at a time; further ones are refused at once.
+pub const AGENT_REQUESTS_MAX_COUNT: usize = 64;
+
+/// Requests that one node has under way to the agent of another; further ones are refused at once. What is
+/// sent to a node that does not read stays in memory until its connection is given up.
+pub const AGENT_CALLS_MAX_COUNT: usize = 64;
+
+/// Time for an agent to say how its node is. All members are asked at once, and the whole answer is to be
+/// there within a second.
+pub const AGENT_REPORT_TIMEOUT_MS: u64 = 600;
+
+/// Time for an agent to do what takes a moment: an election, a change of the log.
+pub const AGENT_CALL_TIMEOUT_MS: u64 = 5_000;
+
+/// Time for an agent to do what takes as long as the data is large: a snapshot, smaller files.
+pub const AGENT_SLOW_CALL_TIMEOUT_MS: u64 = 30_000;
+
+/// Time for an election that an agent was asked for to be won: a few round trips and syncs.
+pub const AGENT_ELECTION_WAIT_MS: u64 = 2_000;
+
+/// What an agent leaves of that time for its answer to arrive.
+pub const AGENT_ANSWER_MARGIN_MS: u64 = 1_000;
+
+/// Logged warnings and errors that are remembered for a support bundle.
+pub const RECENT_PROBLEMS_MAX_COUNT: usize = 100;
+
+/// Bytes that are remembered of each of them.
+pub const RECENT_PROBLEM_MAX_BYTES: usize = 1_024;
+
+/// Longest log filter that can be set.
+pub const LOG_FILTER_MAX_BYTES: usize = 1_024;
+
 /// Addresses that one peer may name for itself.
 pub const PEER_ADDRESSES_MAX_COUNT: usize = 16;
 
@@ -680,6 +732,14 @@ const _: () = assert!(RANGE_MAX_BYTES * 4 < CLIENT_REPLY_MAX_BYTES);
 const _: () = assert!(BACKUP_PIECE_TIMEOUT_MS < CLIENT_BACKUP_PIECE_TIMEOUT_MS);
 const _: () = assert!(HTTP_CONNECTIONS_MAX_COUNT > HTTP_REQUESTS_MAX_COUNT);
 const _: () = assert!(SNAPSHOT_CHUNK_MAX_BYTES + RESTORE_STEP_OVERHEAD_BYTES <= COMMAND_MAX_BYTES);
+const _: () = assert!(ACTOR_RECONNECT_MIN_MS < ACTOR_RECONNECT_MAX_MS);
+const _: () = assert!(AGENT_REPORT_TIMEOUT_MS < 1_000);
+const _: () = assert!(AGENT_ELECTION_WAIT_MS + AGENT_ANSWER_MARGIN_MS < AGENT_CALL_TIMEOUT_MS);
+const _: () = assert!(AGENT_CALL_TIMEOUT_MS < AGENT_SLOW_CALL_TIMEOUT_MS);
+const _: () = assert!(AGENT_SLOW_CALL_TIMEOUT_MS < HTTP_REQUEST_TIMEOUT_MS);
+const _: () = assert!(AGENT_CALLS_MAX_COUNT <= AGENT_REQUESTS_MAX_COUNT);
+const _: () =
+    assert!((RECENT_PROBLEMS_MAX_COUNT * RECENT_PROBLEM_MAX_BYTES * 8) as u64 <= ACTOR_MESSAGE_MAX_BYTES);
 const _: () = assert!(COPY_STEP_MIN_BYTES < COPY_STEP_BYTES);
 const _: () = assert!(SHRINK_LAST_STEP_BYTES * 16 <= SHRINK_BEHIND_MAX_BYTES);
 const _: () = assert!(SNAPSHOT_EVERY_MIN_BYTES <= SNAPSHOT_EVERY_BYTES);

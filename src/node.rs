@@ -3,10 +3,12 @@
 //! Nothing opens before the configuration is valid, no port before the data directory is this node's
 //! alone. A part that fails for good ends the node with the reason.
 
+mod actors;
 mod banner;
 pub mod care;
 pub mod data_dir;
 mod free_space;
+mod host;
 pub mod identity;
 pub mod join;
 pub mod open_files;
@@ -19,14 +21,17 @@ mod systemd;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ractor::Actor;
 use tokio::net::TcpListener;
+use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use self::actors::Actors;
 pub use self::banner::Banner;
 use self::data_dir::{DataDir, DataDirError};
+use self::host::ProcessHost;
 use self::identity::{Identity, IdentityError};
 use self::join::{ComeIn, ComeInError};
 use self::parts::Parts;
@@ -34,6 +39,10 @@ use self::peers::Exchange;
 use self::static_start::StaticStart;
 use self::supervisor::Supervision;
 use crate::api::{self, ApiState};
+use crate::cluster::agent::{AgentParts, NodeAgent};
+use crate::cluster::agents::Agents;
+use crate::cluster::node_server::ProcessName;
+use crate::cluster::sessions::Sessions;
 use crate::config::secret_file::SecretFileError;
 use crate::config::{Bootstrap, Config, NetworkProfile, Relay, Storage};
 use crate::kv::interface::ClusterController;
@@ -60,6 +69,7 @@ use crate::storage::space::Space;
 use crate::storage::state::{StateMachine, StateReader};
 use crate::storage::state_redb::STATE_FILE;
 use crate::storage::{StorageError, StorageOptions, state_mem, state_redb};
+use crate::telemetry::LogControl;
 use crate::transport::peers::{DeclareError, PeerBook};
 use crate::transport::server::Handlers;
 use crate::transport::ticket::{NodeTicket, ParseTicketError};
@@ -188,6 +198,16 @@ impl NodeError {
     }
 }
 
+/// What a node shares with the rest of its process.
+pub struct Surroundings {
+    /// The figures of the process.
+    pub figures: Metrics,
+    /// Its logs.
+    pub logs: LogControl,
+    /// The settings in force, as a configuration file, for those who look for what is wrong.
+    pub settings: String,
+}
+
 /// Runs a node until `stop` is cancelled or a part of it fails for good. `announce` is told once its
 /// ports are open.
 ///
@@ -195,13 +215,13 @@ impl NodeError {
 /// [`NodeError`], which says what to do.
 pub async fn run(
     config: Config,
-    figures: Metrics,
+    around: Surroundings,
     stop: CancellationToken,
     announce: impl FnOnce(&Banner),
 ) -> Result<(), NodeError> {
     // The parts go on while this node, which was told to stop, hands the leadership over.
     let parts_stop = CancellationToken::new();
-    let node = Node::start(config, figures, &stop, parts_stop.clone()).await?;
+    let node = Node::start(config, around, &stop, parts_stop.clone()).await?;
     announce(&node.banner());
     systemd::ready(&node.cluster.status().detail);
     tokio::select! {
@@ -247,7 +267,7 @@ struct Ground {
 impl Node {
     async fn start(
         config: Config,
-        figures: Metrics,
+        around: Surroundings,
         asked_to_stop: &CancellationToken,
         stop: CancellationToken,
     ) -> Result<Self, NodeError> {
@@ -278,7 +298,7 @@ impl Node {
         let transport = Transport::bind(settings, metadata.clone(), book).await?;
 
         let ground = Ground { config, data_dir, metadata, transport: transport.clone(), token, come_in };
-        let node = Self::start_on(ground, listener, http_addr, figures, stop).await;
+        let node = Self::start_on(ground, listener, http_addr, around, stop).await;
         if node.is_err() {
             transport.close().await;
         }
@@ -290,10 +310,11 @@ impl Node {
         ground: Ground,
         listener: TcpListener,
         http_addr: SocketAddr,
-        figures: Metrics,
+        around: Surroundings,
         stop: CancellationToken,
     ) -> Result<Self, NodeError> {
         let Ground { config, data_dir, metadata, transport, token, come_in } = ground;
+        let Surroundings { figures, logs, settings } = around;
         let timings = timings(&config);
         let started = start_raft(&config, &data_dir, &metadata, &transport, timings).await?;
         let supervision = Supervision::start(stop.clone()).await?;
@@ -326,6 +347,27 @@ impl Node {
             )),
             None => cluster,
         });
+        let host = ProcessHost {
+            logs,
+            settings,
+            figures: figures.clone(),
+            transport: transport.clone(),
+            data_dir: data_dir.path().to_owned(),
+        };
+        let agent = NodeAgent::start(Arc::new(AgentParts {
+            raft: started.raft.clone(),
+            service: service.clone(),
+            reader: started.reader.clone(),
+            cluster: cluster.clone(),
+            transport: transport.clone(),
+            host: Arc::new(host),
+            started: Instant::now(),
+        }))
+        .await?;
+        supervision.adopt(agent.get_cell(), "agent");
+        let sessions = Sessions::default();
+        let agents = Agents::new(agent, sessions.clone(), transport.clone(), cluster.clone());
+        let (actors, opened) = mpsc::channel(limits::ACTOR_STREAMS_WAITING_MAX_COUNT);
         let exchange = Arc::new(Exchange::new(transport.clone(), metadata.clone()));
 
         data_dir.write_endpoint_file(&NodeTicket(transport.own_peer()).to_string())?;
@@ -339,6 +381,7 @@ impl Node {
             freshness,
             reader: started.reader.clone(),
             disk: started.disk,
+            actors,
         };
         parts.transport(transport.clone(), handlers);
         let (iroh, transports) = (transport.clone(), figures.clone());
@@ -346,6 +389,7 @@ impl Node {
             kv: Arc::new(service.clone()),
             cluster: cluster.clone(),
             peers: exchange,
+            agents: Arc::new(agents),
             render_metrics: {
                 let figures = figures.clone();
                 Arc::new(move || figures.render())
@@ -368,6 +412,19 @@ impl Node {
         parts.log_bounds(started.raft.clone(), started.reader.clone(), every_bytes);
         parts.membership(started.raft.clone(), transport.clone());
         parts.vouching(transport.clone());
+        let process = ProcessName {
+            node_id: metadata.node_id(),
+            incarnation: metadata.incarnation(),
+            boot: transport.boot(),
+        };
+        parts.actors(Actors {
+            process,
+            sessions,
+            opened: Arc::new(AsyncMutex::new(opened)),
+            raft: started.raft.clone(),
+            metadata: metadata.clone(),
+            transport: transport.clone(),
+        });
         parts.peers(transport.clone(), metadata.clone());
         if let Some((founders, progress)) = founding {
             let (transport, raft) = (transport.clone(), started.raft.clone());

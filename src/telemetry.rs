@@ -3,10 +3,13 @@
 //! It must never write to stdout, which belongs to `--print-config` and its like, and never make an
 //! idle node talk: libraries are at `warn` by default.
 
+pub mod recent;
+
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde::Deserialize;
 use tracing_subscriber::filter::{EnvFilter, ParseError};
@@ -14,11 +17,12 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, Registry, reload};
 
+use self::recent::RecentProblems;
+
 /// What is logged unless settings say otherwise: everything of Aspen's that an operator should know,
-/// and of libraries what is wrong. openraft warns of each lost connection again and again, which the
-/// transport has said once already.
-pub const DEFAULT_FILTER: &str =
-    "warn,aspen=info,aspen_node=info,openraft=error,iroh=error,iroh::socket=off,noq_proto=error";
+/// and of libraries what is wrong. openraft and ractor_cluster warn of each lost connection again and again,
+/// which the transport has said once already.
+pub const DEFAULT_FILTER: &str = "warn,aspen=info,aspen_node=info,openraft=error,ractor_cluster=error,iroh=error,iroh::socket=off,noq_proto=error";
 
 /// How logs are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -51,17 +55,48 @@ pub enum TelemetryError {
     Reload(#[from] reload::Error),
 }
 
-/// Changes what is logged while the node runs.
+/// Changes what is logged while the node runs, and remembers what went wrong.
 #[derive(Clone, Debug)]
 pub struct LogControl {
-    filter: reload::Handle<EnvFilter, Registry>,
+    handle: reload::Handle<EnvFilter, Registry>,
+    configured: Arc<str>,
+    in_force: Arc<Mutex<String>>,
+    problems: RecentProblems,
 }
 
 impl LogControl {
-    /// Logs by another filter from here on.
-    pub fn set_filter(&self, filter: &str) -> Result<(), TelemetryError> {
-        self.filter.reload(filter_of(filter)?)?;
-        Ok(())
+    /// The control of a log that begins with a filter.
+    fn new(handle: reload::Handle<EnvFilter, Registry>, configured: &str, problems: RecentProblems) -> Self {
+        let in_force = Arc::new(Mutex::new(configured.to_owned()));
+        Self { handle, configured: configured.into(), in_force, problems }
+    }
+
+    /// The filter in force.
+    pub fn filter(&self) -> String {
+        self.in_force().clone()
+    }
+
+    /// Logs by another filter from here on, or by the configured one if none is given. Returns the one in
+    /// force now, and the one before.
+    ///
+    /// # Errors
+    /// [`TelemetryError::Filter`] if it makes no sense. The one before then stays.
+    pub fn set_filter(&self, filter: Option<&str>) -> Result<(String, String), TelemetryError> {
+        let filter = filter.unwrap_or(&self.configured);
+        let parsed = filter_of(filter)?;
+        let mut in_force = self.in_force();
+        self.handle.reload(parsed)?;
+        let before = std::mem::replace(&mut *in_force, filter.to_owned());
+        Ok((filter.to_owned(), before))
+    }
+
+    /// The newest warnings and errors.
+    pub fn problems(&self) -> &RecentProblems {
+        &self.problems
+    }
+
+    fn in_force(&self) -> MutexGuard<'_, String> {
+        self.in_force.lock().expect("no code panics while it holds this lock")
     }
 }
 
@@ -81,9 +116,11 @@ pub fn init(
     filter: &str,
     journal_stream: Option<&str>,
 ) -> Result<LogControl, TelemetryError> {
-    let (filter, handle) = reload::Layer::new(filter_of(filter)?);
-    tracing_subscriber::registry().with(filter.and_then(output(format, journal_stream))).try_init()?;
-    Ok(LogControl { filter: handle })
+    let (layer, handle) = reload::Layer::new(filter_of(filter)?);
+    let problems = RecentProblems::default();
+    let outputs = output(format, journal_stream).and_then(problems.clone());
+    tracing_subscriber::registry().with(layer.and_then(outputs)).try_init()?;
+    Ok(LogControl::new(handle, filter, problems))
 }
 
 fn output(format: LogFormat, journal_stream: Option<&str>) -> Box<dyn Layer<Registry> + Send + Sync> {
@@ -141,13 +178,16 @@ mod tests {
 
     #[test]
     fn the_filter_can_be_changed_while_it_runs() {
-        let (filter, filter_handle) = reload::Layer::new(parse_filter("error").unwrap());
+        let (filter, handle) = reload::Layer::new(parse_filter("error").unwrap());
         let _guard = tracing_subscriber::registry().with(filter).set_default();
-        let control = LogControl { filter: filter_handle };
+        let control = LogControl::new(handle, "error", RecentProblems::default());
         assert!(!tracing::enabled!(tracing::Level::INFO));
-        control.set_filter("info").unwrap();
+        assert_eq!(control.set_filter(Some("info")).unwrap(), ("info".to_owned(), "error".to_owned()));
         assert!(tracing::enabled!(tracing::Level::INFO));
-        assert!(control.set_filter("aspen=loud").is_err());
+        assert!(control.set_filter(Some("aspen=loud")).is_err());
         assert!(tracing::enabled!(tracing::Level::INFO));
+        assert_eq!(control.filter(), "info");
+        assert_eq!(control.set_filter(None).unwrap(), ("error".to_owned(), "info".to_owned()));
+        assert!(!tracing::enabled!(tracing::Level::INFO));
     }
 }

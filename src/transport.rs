@@ -9,6 +9,7 @@
 //! - Every message has a size limit, checked before memory is taken, and every wait a bound.
 //! - Bulk never shares a connection with heartbeats and votes.
 
+pub mod actor;
 pub mod admission;
 pub mod client;
 mod forward;
@@ -28,6 +29,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 pub mod ticket;
+mod tls;
 pub mod vouching;
 
 use std::collections::BTreeSet;
@@ -171,6 +173,7 @@ impl Transport {
         metadata: Metadata,
         book: PeerBook,
     ) -> Result<Self, BindError> {
+        tls::choose_provider();
         let lookup = MemoryLookup::new();
         book.publish_to(lookup.clone());
         let guests = GuestList::new(book.clone(), settings.client_keys);
@@ -219,6 +222,11 @@ impl Transport {
     /// This node's id.
     pub fn node_id(&self) -> NodeId {
         self.0.metadata.node_id()
+    }
+
+    /// The number of this process among those of the same node, drawn when it started.
+    pub fn boot(&self) -> u64 {
+        self.0.boot
     }
 
     /// The nodes that this one knows.
@@ -337,6 +345,8 @@ pub struct PeerConnection {
     pub rtt: Option<Duration>,
     /// The path in use: an address, or a relay.
     pub path: Option<String>,
+    /// Whether that is a relay.
+    pub is_relayed: bool,
 }
 
 impl PeerConnection {
@@ -346,6 +356,7 @@ impl PeerConnection {
         Self {
             alpn: String::from_utf8_lossy(connection.alpn()).into_owned(),
             rtt: selected.as_ref().map(|path| path.rtt()),
+            is_relayed: selected.as_ref().is_some_and(|path| path.is_relay()),
             path: selected.map(|path| match path.remote_addr() {
                 TransportAddr::Ip(addr) => addr.to_string(),
                 other => format!("{other:?}"),

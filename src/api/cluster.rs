@@ -13,7 +13,7 @@ use crate::kv::json::{
     AddLearnerForm, ChangeMembershipForm, LeaderForm, NewTicket, NewTicketForm, ReplaceMemberForm,
     TransferLeaderForm,
 };
-use crate::kv::types::{ClusterError, ClusterStatus, KvError, MembershipChanged};
+use crate::kv::types::{ClusterError, ClusterOverview, ClusterStatus, KvError, MembershipChanged};
 use crate::limits;
 
 /// Makes a new cluster of this node. The body, if any, is not looked at.
@@ -81,7 +81,8 @@ pub(super) async fn change_membership(
     Ok(Json(shared.api.cluster.change_membership(change.into()).await?))
 }
 
-/// The cluster as this node sees it.
-pub(super) async fn cluster(State(shared): State<Arc<Shared>>) -> Json<ClusterStatus> {
-    Json(shared.api.cluster.status())
+/// The cluster as this node sees it, and each member by its own word.
+pub(super) async fn cluster(State(shared): State<Arc<Shared>>) -> Json<ClusterOverview> {
+    let nodes = shared.api.agents.overview().await;
+    Json(ClusterOverview { status: shared.api.cluster.status(), nodes })
 }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::PeerError;
 use crate::kv::json::{ErrorBody, ErrorForm, FormError};
-use crate::kv::types::{ClusterError, KvError};
+use crate::kv::types::{AgentError, ClusterError, KvError, ParseNodeIdError};
 use crate::limits;
 
 /// Why a request failed.
@@ -18,9 +18,13 @@ pub(super) enum ApiError {
     #[error(transparent)]
     Cluster(#[from] ClusterError),
     #[error(transparent)]
+    Agent(#[from] AgentError),
+    #[error(transparent)]
     Peer(#[from] PeerError),
     #[error(transparent)]
     Form(#[from] FormError),
+    #[error(transparent)]
+    BadNodeId(#[from] ParseNodeIdError),
     #[error("the change names neither voters nor members to remove")]
     NoChange,
     #[error("{name} is {given}, and must be from 1 to {max}")]
@@ -52,6 +56,7 @@ impl ApiError {
         match self {
             Self::Kv(error) | Self::Cluster(ClusterError::Kv(error)) => kv_status(error),
             Self::Cluster(error) => cluster_status(error),
+            Self::Agent(error) => agent_status(error),
             Self::Peer(PeerError::BadTicket { .. }) => StatusCode::BAD_REQUEST,
             Self::Peer(PeerError::NotSaved { .. }) | Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Form(FormError::Limit { error, .. }) => kv_status(error),
@@ -59,6 +64,7 @@ impl ApiError {
             Self::Form(_)
             | Self::NoChange
             | Self::OutOfBounds { .. }
+            | Self::BadNodeId(_)
             | Self::BadJson(_)
             | Self::BrokenBody { .. } => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -77,6 +83,8 @@ impl ApiError {
             Self::Cluster(error) => return error.into(),
             Self::Form(error) => (error.code(), error.action()),
             Self::Peer(error) => (error.code(), error.action()),
+            Self::Agent(error) => (error.code(), error.action()),
+            Self::BadNodeId(_) => ("bad_request", "name a member by its id; GET /cluster lists them"),
             Self::BadJson(_) => ("bad_json", "correct the body; docs/http-api.md shows its form"),
             Self::NoChange => ("bad_request", "send \"voters\", or \"remove\", or both"),
             Self::OutOfBounds { .. } => ("bad_request", "send a number within the bounds"),
@@ -110,6 +118,7 @@ impl ApiError {
                 vec![("max_bytes", (*max_bytes).into())]
             }
             Self::Timeout { waited_ms } => vec![("waited_ms", (*waited_ms).into())],
+            Self::Agent(error) => agent_details(error),
             Self::Form(FormError::Limit { error, .. }) => return ErrorBody::from(error).details,
             _ => Vec::new(),
         };
@@ -118,6 +127,30 @@ impl ApiError {
 
     pub(super) fn body_too_large() -> Self {
         Self::BodyTooLarge { max_bytes: limits::HTTP_BODY_MAX_BYTES }
+    }
+}
+
+/// The values that the sentence of an agent's error names, of those that are numbers.
+fn agent_details(error: &AgentError) -> Vec<(&'static str, Value)> {
+    match error {
+        AgentError::Unreachable { node_id, since_ms, .. } => {
+            vec![("node_id", node_id.0.into()), ("since_ms", (*since_ms).into())]
+        }
+        AgentError::NoAnswer { node_id, waited_ms } | AgentError::NotDone { node_id, waited_ms, .. } => {
+            vec![("node_id", node_id.0.into()), ("waited_ms", (*waited_ms).into())]
+        }
+        AgentError::NotLeading { node_id, leader } => {
+            vec![("node_id", node_id.0.into()), ("leader", leader.map(|leader| leader.0).into())]
+        }
+        AgentError::NotAVoter { to, .. } => vec![("node_id", to.0.into())],
+        AgentError::Busy { node_id, in_work } => {
+            vec![("node_id", node_id.0.into()), ("in_work", (*in_work).into())]
+        }
+        AgentError::NotAMember { node_id }
+        | AgentError::NotUnderstood { node_id, .. }
+        | AgentError::NoSuccessor { node_id }
+        | AgentError::Failed { node_id, .. } => vec![("node_id", node_id.0.into())],
+        AgentError::BadLogFilter { .. } => Vec::new(),
     }
 }
 
@@ -147,6 +180,19 @@ fn kv_status(error: &KvError) -> StatusCode {
         KvError::Storage { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         KvError::UnsupportedByBackend { .. } => StatusCode::NOT_IMPLEMENTED,
         KvError::DiskFull { .. } => StatusCode::INSUFFICIENT_STORAGE,
+    }
+}
+
+fn agent_status(error: &AgentError) -> StatusCode {
+    match error {
+        AgentError::NotAMember { .. } => StatusCode::NOT_FOUND,
+        AgentError::BadLogFilter { .. } | AgentError::NotAVoter { .. } => StatusCode::BAD_REQUEST,
+        AgentError::NotLeading { .. } | AgentError::NoSuccessor { .. } => StatusCode::CONFLICT,
+        AgentError::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        AgentError::Unreachable { .. } | AgentError::NotUnderstood { .. } | AgentError::Failed { .. } => {
+            StatusCode::BAD_GATEWAY
+        }
+        AgentError::NoAnswer { .. } | AgentError::NotDone { .. } => StatusCode::GATEWAY_TIMEOUT,
     }
 }
 

@@ -10,10 +10,11 @@ use futures::StreamExt;
 use serde_json::{Value as Json, json};
 use tower::ServiceExt;
 
-use self::fakes::{FakeCluster, FakePeers, FakeStore, any_kv, status};
+use self::fakes::{FakeAgents, FakeCluster, FakePeers, FakeStore, any_kv, status};
 use super::*;
 use crate::kv::types::{
-    KvError, LeaderHint, NodeId, NodeState, RestoreId, RestoreStep, Revision, WriteOp, WriteReply,
+    AgentError, AgentReply, KvError, LeaderHint, NodeId, NodeState, RestoreId, RestoreStep, Revision,
+    SnapshotMade, WriteOp, WriteReply,
 };
 
 const TOKEN: &str = "0123456789abcdef";
@@ -22,6 +23,7 @@ fn state(kv: FakeStore) -> ApiState {
     ApiState {
         kv: Arc::new(kv),
         cluster: Arc::new(FakeCluster::serving()),
+        agents: Arc::new(FakeAgents::default()),
         peers: Arc::new(FakePeers::default()),
         render_metrics: Arc::new(|| "aspen_up 1\n".to_owned()),
         render_iroh_metrics: Arc::new(|| "iroh_up 1\n".to_owned()),
@@ -320,6 +322,46 @@ async fn membership_requests_reach_the_controller_or_are_refused() {
     assert_eq!((code, body), (200, json!({"voters": [1, 2], "learners": [], "log_index": 12})));
     let twice = Request::post("/init").body(Body::empty()).unwrap();
     assert_eq!(refusal(&router, twice).await, (409, "already_initialized".to_owned()));
+}
+
+#[tokio::test]
+async fn nodes_are_asked_through_their_agents_or_the_reason_is_told() {
+    let agents = Arc::new(FakeAgents::default());
+    let router = router(ApiState { agents: agents.clone(), ..state(FakeStore::default()) });
+    let snapshot = || Request::post("/nodes/2/snapshot").body(Body::empty()).unwrap();
+    let node_id = NodeId(2);
+    let failures = [
+        (AgentError::Unreachable { node_id, since_ms: 7, reason: "cut".to_owned() }, 502),
+        (AgentError::NoAnswer { node_id, waited_ms: 600 }, 504),
+        (AgentError::Busy { node_id, in_work: 64 }, 503),
+        (AgentError::NotUnderstood { node_id, version: "1".to_owned(), reason: "new".to_owned() }, 502),
+        (AgentError::BadLogFilter { filter: "loud".to_owned(), reason: "no level".to_owned() }, 400),
+        (AgentError::NotLeading { node_id, leader: Some(NodeId(1)) }, 409),
+        (AgentError::NotAVoter { node_id, to: NodeId(9) }, 400),
+        (AgentError::NoSuccessor { node_id }, 409),
+        (AgentError::NotDone { node_id, what: "a snapshot".to_owned(), waited_ms: 9 }, 504),
+        (AgentError::Failed { node_id, what: "a snapshot".to_owned(), reason: "no room".to_owned() }, 502),
+    ];
+    for (error, status) in failures {
+        let code = error.code().to_owned();
+        *agents.0.lock().unwrap() = Some(Err(error));
+        assert_eq!(refusal(&router, snapshot()).await, (status, code));
+    }
+    let made = SnapshotMade { node_id, snapshot_index: Some(9) };
+    *agents.0.lock().unwrap() = Some(Ok(AgentReply::Snapshot(made)));
+    assert_eq!(answer(&router, snapshot()).await, (200, json!({"node_id": 2, "snapshot_index": 9})));
+    // Another version's agent may answer with anything.
+    let elect = Request::post("/nodes/2/elect").body(Body::empty()).unwrap();
+    assert_eq!(refusal(&router, elect).await, (502, "node_version".to_owned()));
+    assert_eq!(refusal(&router, get("/nodes/3")).await, (404, "unknown_node".to_owned()));
+    assert_eq!(refusal(&router, get("/nodes/second")).await, (400, "bad_request".to_owned()));
+    let misspelt = post("/nodes/2/log-filter", r#"{"fliter":"info"}"#);
+    assert_eq!(refusal(&router, misspelt).await, (400, "bad_json".to_owned()));
+    let (_, body) = answer(&router, get("/cluster")).await;
+    let gone = json!({
+        "node_id": 2, "reachable": false, "unreachable_since_ms": 7, "reason": "it is gone"
+    });
+    assert_eq!((&body["node_id"], &body["nodes"]), (&json!(1), &json!([gone])));
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use aspen::config::flags::{Command, Flags};
 use aspen::config::{Config, Loaded, Sources};
-use aspen::node::{self, Banner, care, identity, open_files};
+use aspen::node::{self, Banner, Surroundings, care, identity, open_files};
 use aspen::transport::ticket::NodeTicket;
 use aspen::{metrics, telemetry};
 use clap::Parser;
@@ -37,7 +37,8 @@ fn main() -> ExitCode {
     if flags.check_config {
         return say(&loaded.summary());
     }
-    match run(loaded.config) {
+    let settings = loaded.render();
+    match run(loaded.config, settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Each error's sentence includes that of its cause.
@@ -78,16 +79,16 @@ fn finish(outcome: Result<care::Outcome, care::CareError>) -> ExitCode {
     }
 }
 
-fn run(config: Config) -> anyhow::Result<()> {
+fn run(config: Config, settings: String) -> anyhow::Result<()> {
     let journal_stream = std::env::var("JOURNAL_STREAM").ok();
-    telemetry::init(config.log_format, &config.log_filter, journal_stream.as_deref())?;
+    let logs = telemetry::init(config.log_format, &config.log_filter, journal_stream.as_deref())?;
     open_files::raise_limit();
     let figures = metrics::install()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("aspen").build()?;
     let result = runtime.block_on(async {
         let stop = CancellationToken::new();
         stop_on_signals(stop.clone())?;
-        node::run(config, figures, stop, announce).await?;
+        node::run(config, Surroundings { figures, logs, settings }, stop, announce).await?;
         tracing::info!("the node has stopped");
         anyhow::Ok(())
     });

@@ -70,7 +70,7 @@ const DEFAULT_ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST)
 /// A command.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Show the cluster as one node sees it; exits with 3 if that node cannot serve
+    /// Show the cluster and all its nodes; exits with 3 if the node that answers cannot serve
     Status,
     /// Print the value of a key, and nothing else
     Get(GetArgs),
@@ -90,6 +90,9 @@ pub enum Command {
     /// List, add, promote and remove members
     #[command(subcommand)]
     Member(MemberCommand),
+    /// Look at single nodes and operate them, through any member
+    #[command(subcommand)]
+    Node(NodeCommand),
     /// Make a new cluster of the node at --addr
     Init,
     /// Print the ticket of the node at --addr, which others need to reach it; or make one to join with
@@ -357,6 +360,50 @@ pub enum MemberCommand {
         /// Who shall lead
         #[arg(value_name = "ID")]
         id: Option<NodeId>,
+    },
+}
+
+/// What to do about a node.
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// Show how a node is
+    Show {
+        /// Its id
+        #[arg(value_name = "ID")]
+        id: NodeId,
+    },
+    /// Make a snapshot of a node's state, which lets it shorten its log
+    Snapshot {
+        /// Its id
+        #[arg(value_name = "ID")]
+        id: NodeId,
+    },
+    /// Copy a node's state into a file without free pages
+    CompactFiles {
+        /// Its id
+        #[arg(value_name = "ID")]
+        id: NodeId,
+    },
+    /// Have a node stand for election; a leader that a majority hears stays
+    Elect {
+        /// Its id
+        #[arg(value_name = "ID")]
+        id: NodeId,
+    },
+    /// Have a node log by another filter until it is started again
+    LogFilter {
+        /// Its id
+        #[arg(value_name = "ID")]
+        id: NodeId,
+        /// The filter, such as info,aspen::transport=debug [default: what it was started with]
+        #[arg(value_name = "FILTER")]
+        filter: Option<String>,
+    },
+    /// Print all that is needed to find out what is wrong with a node, as JSON and without secrets
+    SupportBundle {
+        /// Its id
+        #[arg(value_name = "ID")]
+        id: NodeId,
     },
 }
 

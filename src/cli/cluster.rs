@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::args::MemberCommand;
 use super::error::{CliError, Exit};
+use super::nodes;
 use super::output::Terminal;
 use crate::kv::client::{ClientError, KvClient};
 use crate::kv::types::{
@@ -16,16 +17,37 @@ pub(super) async fn status(
     terminal: &mut Terminal<'_>,
     json: bool,
 ) -> Result<Exit, CliError> {
-    let status = client.status().await?;
+    let overview = client.overview().await?;
+    let status = &overview.status;
     if json {
-        terminal.json(&status)?;
+        terminal.json(&overview)?;
     } else {
-        print_status(terminal, &status)?;
+        print_summary(terminal, status)?;
+        if overview.nodes.is_empty() {
+            // An older node tells of the members what it knows itself.
+            print_members_below(terminal, status)?;
+        } else {
+            terminal.line("")?;
+            nodes::print_table(terminal, &overview)?;
+        }
     }
     Ok(if status.state == NodeState::Serving { Exit::Done } else { Exit::Unavailable })
 }
 
 fn print_status(terminal: &mut Terminal<'_>, status: &ClusterStatus) -> Result<(), CliError> {
+    print_summary(terminal, status)?;
+    print_members_below(terminal, status)
+}
+
+fn print_members_below(terminal: &mut Terminal<'_>, status: &ClusterStatus) -> Result<(), CliError> {
+    if status.members.is_empty() {
+        return Ok(());
+    }
+    terminal.line("")?;
+    print_members(terminal, status)
+}
+
+fn print_summary(terminal: &mut Terminal<'_>, status: &ClusterStatus) -> Result<(), CliError> {
     let ClusterStatus { node_id, term, revision, compacted_revision, .. } = status;
     let cluster = status.cluster_id.map_or_else(|| "none".to_owned(), |id| id.to_string());
     let leader = status.leader.map_or_else(|| "none".to_owned(), |id| id.to_string());
@@ -35,14 +57,10 @@ fn print_status(terminal: &mut Terminal<'_>, status: &ClusterStatus) -> Result<(
     if let Some(disk) = &status.disk {
         terminal.line(&disk_line(disk))?;
     }
-    if status.members.is_empty() {
-        return Ok(());
-    }
-    terminal.line("")?;
-    print_members(terminal, status)
+    Ok(())
 }
 
-fn disk_line(disk: &DiskStatus) -> String {
+pub(super) fn disk_line(disk: &DiskStatus) -> String {
     let mut line = format!("disk {}", disk.state.as_str());
     if let (Some(free), Some(reserve)) = (disk.free_bytes, disk.reserve_bytes) {
         line.push_str(&format!(", {free} bytes free, {reserve} kept in reserve"));
@@ -112,7 +130,7 @@ async fn promote(client: &KvClient, ids: Vec<NodeId>) -> Result<MembershipChange
 }
 
 /// One of three roles, which scripts may rely on: a voter that stands for election leads nobody.
-fn listed_role(role: Role) -> Role {
+pub(super) fn listed_role(role: Role) -> Role {
     match role {
         Role::Candidate => Role::Follower,
         role => role,

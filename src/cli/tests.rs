@@ -246,6 +246,66 @@ async fn status_of_a_node_that_cannot_serve_is_printed_and_told_by_the_exit_code
     assert!(run.stdout.starts_with("node 1: no_leader (a sentence)\n"), "{}", run.stdout);
 }
 
+#[tokio::test]
+async fn status_shows_each_node_by_its_own_word_or_since_when_there_is_none() {
+    let report = json!({
+        "version": "1.2.3", "uptime_s": 5, "state": "serving", "detail": "a sentence", "role": "leader",
+        "term": 3, "leader": 1, "revision": 7, "last_log_index": 9, "committed_index": 9,
+        "applied_index": 8, "snapshot_index": null, "lag_entries": 1, "disk": null, "state_bytes": null,
+        "log_filter": "info", "peers": [
+            {"node_id": 2, "path_type": "relay", "path": "a relay", "rtt_us": 1_250},
+            {"node_id": 3, "path_type": null, "path": null, "rtt_us": null}
+        ]
+    });
+    let mut reply = cluster(&["leader", "follower", "learner"], "serving");
+    reply["nodes"] = json!([
+        {"node_id": 1, "reachable": true, "report": report},
+        {"node_id": 2, "reachable": false, "unreachable_since_ms": 1_000, "reason": "it is cut off"},
+        {"node_id": 3, "reachable": true, "reason": "it is too new"},
+    ]);
+    let shown = reply.clone();
+    let run = run_on(move |_, _| (200, shown.clone()), &["status"], b"").await;
+    assert_eq!(run.exit, Exit::Done, "{}", run.stderr);
+    let lines: Vec<Vec<&str>> = run.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
+    let line = |begins: &[&str]| lines.iter().any(|line| line.starts_with(begins));
+    assert!(line(&["1", "leader", "serving", "3", "8", "1", "-", "1.2.3", "-"]), "{}", run.stdout);
+    let unreachable = ["2", "follower", "unreachable", "since", "1970-01-01T00:00:01Z"];
+    assert!(line(&unreachable), "{}", run.stdout);
+    assert!(run.stdout.contains("relay, 1.2 ms"), "{}", run.stdout);
+    assert!(line(&["node", "2:", "it", "is", "cut", "off"]), "{}", run.stdout);
+    assert!(line(&["3", "learner", "silent"]), "{}", run.stdout);
+
+    let run = run_on(move |_, _| (200, reply.clone()), &["--json", "status"], b"").await;
+    let printed: Json = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(printed["nodes"][1]["unreachable_since_ms"], json!(1_000));
+}
+
+#[tokio::test]
+async fn operations_on_a_node_say_what_became_of_them() {
+    let replies = |path: &str, body: &Json| match path {
+        "/nodes/2/snapshot" => (200, json!({"node_id": 2, "snapshot_index": 9})),
+        "/nodes/2/compact-files" => (200, json!({"node_id": 2, "before_bytes": 9, "after_bytes": 4})),
+        "/nodes/2/elect" => (200, json!({"node_id": 2, "leader": 1, "term": 3})),
+        "/nodes/2/log-filter" => (200, json!({"node_id": 2, "filter": body["filter"], "before": "info"})),
+        "/nodes/2/support-bundle" => (200, json!({"node_id": 2})),
+        _ => refused(502, "node_unreachable"),
+    };
+    let said = [
+        (&["node", "snapshot", "2"][..], "node 2 has a snapshot up to entry 9\n"),
+        (&["node", "compact-files", "2"], "the state of node 2 takes up 4 bytes, and took up 9 before\n"),
+        (&["node", "elect", "2"], "node 1 leads in term 3, as before: a majority hears it\n"),
+        (&["node", "log-filter", "2", "debug"], "node 2 logs debug, and logged info before\n"),
+        (&["--json", "node", "snapshot", "2"], "{\"node_id\":2,\"snapshot_index\":9}\n"),
+        (&["node", "support-bundle", "2"], "{\n  \"node_id\": 2\n}\n"),
+    ];
+    for (command, sentence) in said {
+        let run = run_on(replies, command, b"").await;
+        assert_eq!((run.exit, run.stdout.as_str()), (Exit::Done, sentence), "{}", run.stderr);
+    }
+    let run = run_on(replies, &["node", "show", "7"], b"").await;
+    assert_eq!(run.exit, Exit::Unavailable);
+}
+
 /// A pipe whose reader has gone.
 struct ClosedPipe;
 

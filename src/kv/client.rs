@@ -15,6 +15,7 @@ mod backup;
 mod cluster;
 mod error;
 mod lane;
+mod nodes;
 mod request;
 #[cfg(test)]
 mod tests;

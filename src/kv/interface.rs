@@ -4,8 +4,9 @@ use async_trait::async_trait;
 
 use super::backup::BackupStream;
 use super::types::{
-    BackupOrigin, ClusterError, ClusterStatus, Command, KvError, MembershipChange, MembershipChanged, NodeId,
-    Peer, ReadReply, ReadRequest, SecretHash, WriteReply,
+    AgentError, AgentReply, AgentRequest, BackupOrigin, ClusterError, ClusterStatus, Command, KvError,
+    MembershipChange, MembershipChanged, NodeId, NodeView, Peer, ReadReply, ReadRequest, SecretHash,
+    WriteReply,
 };
 
 /// Forms the cluster and changes who belongs to it. Every call ends within
@@ -34,6 +35,17 @@ pub trait ClusterController: Send + Sync + 'static {
 
     /// The cluster as this node sees it, at once and without asking others.
     fn status(&self) -> ClusterStatus;
+}
+
+/// Single nodes, from any of them, through an agent on each. Agents have no part in reads and writes.
+#[async_trait]
+pub trait NodeAgents: Send + Sync + 'static {
+    /// All members, each by its own word; within [`crate::limits::AGENT_REPORT_TIMEOUT_MS`], whatever has
+    /// become of them.
+    async fn overview(&self) -> Vec<NodeView>;
+
+    /// Has the agent of a member do something, within a time that fits what it is.
+    async fn ask(&self, node_id: NodeId, request: AgentRequest) -> Result<AgentReply, AgentError>;
 }
 
 /// Reads and writes. Every member takes every call; each ends within

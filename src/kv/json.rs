@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use cluster::{
     AddLearnerForm, AddPeersForm, ChangeMembershipForm, Connection, HealthForm, KnownPeer, LeaderForm,
-    NewTicket, NewTicketForm, PeersForm, ReplaceMemberForm, TransferLeaderForm,
+    LogFilterForm, NewTicket, NewTicketForm, PeersForm, ReplaceMemberForm, TransferLeaderForm,
 };
 pub use error::{ErrorBody, ErrorForm};
 pub use read::{GetForm, KeyValueForm, RangeForm, ReadForm, ReadReplyForm};

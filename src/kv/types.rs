@@ -3,6 +3,7 @@
 //! Everything here that derives `Serialize` and is part of a [`Command`] stands in logs and
 //! snapshots on disk: fields are never reordered or removed, new variants go to the end.
 
+mod agent;
 mod cluster;
 mod command;
 mod error;
@@ -13,6 +14,10 @@ mod node;
 mod read;
 mod restore;
 
+pub use agent::{
+    AgentError, AgentReply, AgentRequest, ClusterOverview, Election, FilesCompacted, LogFilterSet,
+    NodeReport, NodeView, PathType, PeerPath, SnapshotMade,
+};
 pub use cluster::{
     ClusterStatus, DiskState, DiskStatus, Member, MembershipChange, MembershipChanged, NodeState, Peer, Role,
 };

@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use super::actors::Actors;
 use super::data_dir;
 use super::join::ComeIn;
 use super::static_start::StaticStart;
@@ -104,6 +105,11 @@ impl Parts<'_> {
     /// Lets members in and cuts former members off.
     pub fn membership(&self, raft: RaftHandle, transport: Transport) {
         self.housekeeping("membership", move || follow_membership(raft.clone(), transport.clone()));
+    }
+
+    /// Keeps the actors of all members within call.
+    pub fn actors(&self, actors: Actors) {
+        self.housekeeping("actors", move || actors.clone().run());
     }
 
     /// Asks the members about nodes that are not known here.

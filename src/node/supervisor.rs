@@ -63,6 +63,8 @@ pub enum SupervisorMessage {
     Adopt(ActorCell, &'static str),
 }
 
+impl ractor::Message for SupervisorMessage {}
+
 /// The tree's root, as the rest of the node sees it.
 #[derive(Clone)]
 pub struct Supervision {
@@ -208,6 +210,8 @@ struct PartActor;
 enum PartMessage {
     Ended(PartResult),
 }
+
+impl ractor::Message for PartMessage {}
 
 impl Actor for PartActor {
     type Msg = PartMessage;

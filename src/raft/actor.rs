@@ -29,6 +29,9 @@ pub enum RaftMessage {
     Failed(String),
 }
 
+/// Between actors of this process alone: nothing of it can be sent by another node.
+impl ractor::Message for RaftMessage {}
+
 /// Owns a Raft node.
 pub struct RaftActor;
 

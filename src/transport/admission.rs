@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use iroh::endpoint::{AfterHandshakeOutcome, Connection, EndpointHooks, Side, VarInt};
 
 use super::peers::PeerBook;
-use super::protocol::{ALPN_CLIENT, ALPN_JOIN};
+use super::protocol::{ALPN_ACTOR, ALPN_CLIENT, ALPN_JOIN};
 use super::ticket::public_key;
 use crate::kv::types::PublicKey;
 use crate::limits;
@@ -31,8 +31,12 @@ impl GuestList {
         Self { book, client_keys: Arc::new(client_keys) }
     }
 
-    /// Whether a key may use a protocol: a node may use each of them, a client its own alone.
+    /// Whether a key may use a protocol: a node may use each of them, but only a member that of the
+    /// actors; a client its own alone.
     pub(super) fn admits(&self, key: &PublicKey, alpn: &[u8]) -> bool {
+        if alpn == ALPN_ACTOR {
+            return self.book.is_members(key);
+        }
         self.book.admitted(key).is_some() || alpn == ALPN_CLIENT && self.client_keys.contains(key)
     }
 }
@@ -80,22 +84,32 @@ impl EndpointHooks for Admission {
         if self.guests.admits(&key, connection.alpn()) {
             return AfterHandshakeOutcome::Accept;
         }
+        if self.guests.book.admitted(&key).is_some() {
+            // A declared peer before this node's log tells that it is a member: it calls again.
+            return refuse(reason(connection.alpn()));
+        }
         self.guests.book.note_stranger();
         metrics::counter!("aspen_transport_rejected_total").increment(1);
         let reason = reason(connection.alpn());
         if self.is_worth_a_line(key) {
             tracing::warn!(%key, "a connection was turned away: {reason}");
         }
-        AfterHandshakeOutcome::Reject {
-            error_code: VarInt::from_u32(REFUSED),
-            reason: reason.as_bytes().to_vec(),
-        }
+        refuse(reason)
+    }
+}
+
+fn refuse(reason: &'static str) -> AfterHandshakeOutcome {
+    AfterHandshakeOutcome::Reject {
+        error_code: VarInt::from_u32(REFUSED),
+        reason: reason.as_bytes().to_vec(),
     }
 }
 
 fn reason(alpn: &[u8]) -> &'static str {
     if alpn == ALPN_CLIENT {
         "the key is neither a member's nor a declared peer's, and not among client_keys"
+    } else if alpn == ALPN_ACTOR {
+        "the key is not a member's"
     } else {
         STRANGER
     }

@@ -114,6 +114,7 @@ impl ClientEndpoint {
         secret_key: SecretKey,
         tickets: impl IntoIterator<Item = &'a NodeTicket>,
     ) -> Result<Self, OpenError> {
+        super::tls::choose_provider();
         // A client may be far away; where it is not, the patience costs nothing.
         let timeouts = LinkTimeouts::wan();
         let urls = tickets.into_iter().filter_map(|NodeTicket(peer)| peer.info.relay_url.as_ref());

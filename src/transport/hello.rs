@@ -26,6 +26,9 @@ impl Transport {
     pub(super) fn receive_hello(&self, connection: &Connection, hello: Hello) -> Result<Welcome, Refusal> {
         let key = public_key(&connection.remote_id());
         let known = self.0.book.admitted(&key).ok_or(Refusal::Unknown)?;
+        if !self.0.guests.admits(&key, connection.alpn()) {
+            return Err(Refusal::Unknown);
+        }
         let own = self.node_id();
         if known != hello.node_id {
             return Err(Refusal::NotYou { known, claimed: hello.node_id });

@@ -15,7 +15,7 @@ use tokio::sync::Mutex as AsyncMutex;
 
 use super::Transport;
 use super::admission::{REFUSED, STRANGER};
-use super::protocol::{ALPN_RAFT, ALPN_SNAPSHOT, HelloProtocol, Refusal};
+use super::protocol::{ALPN_ACTOR, ALPN_RAFT, ALPN_SNAPSHOT, HelloProtocol, Refusal};
 use super::ticket::{endpoint_addr, public_key};
 use crate::kv::types::{NodeId, PublicKey};
 use crate::raft::traffic::Traffic;
@@ -37,6 +37,8 @@ pub(super) enum Lane {
     Forward,
     /// Snapshots.
     Snapshot,
+    /// Calls between actors.
+    Actor,
 }
 
 impl Lane {
@@ -44,7 +46,14 @@ impl Lane {
         match self {
             Self::Append | Self::Control | Self::Forward => ALPN_RAFT,
             Self::Snapshot => ALPN_SNAPSHOT,
+            Self::Actor => ALPN_ACTOR,
         }
+    }
+
+    /// Whether the cluster's work depends on it. A node that does not answer for anything else, an older
+    /// one for example, is none that cannot be reached.
+    fn is_vital(self) -> bool {
+        self != Self::Actor
     }
 }
 
@@ -165,7 +174,7 @@ impl Transport {
         let dialed = tokio::spawn(async move {
             let dialed = transport.dial_within_bound(target, lane).await;
             Traffic::Dial.count(dialed.is_ok());
-            if !transport.0.endpoint.is_closed() {
+            if lane.is_vital() && !transport.0.endpoint.is_closed() {
                 transport.0.links.note_outcome(target, dialed.as_ref().err());
             }
             *slot = dialed.as_ref().ok().cloned();
@@ -189,7 +198,7 @@ impl Transport {
         };
         let dialed = tokio::time::timeout(limit, dialed).await;
         let dialed = dialed.unwrap_or_else(|_| Err(LinkError::ConnectTimeout(limit.as_millis())));
-        if matches!(dialed, Err(LinkError::ConnectTimeout(_) | LinkError::Connect(_))) {
+        if lane.is_vital() && matches!(dialed, Err(LinkError::ConnectTimeout(_) | LinkError::Connect(_))) {
             // A node that does not answer where its connections lead may answer elsewhere, but iroh
             // tries other addresses only when none of them is left.
             for connection in before.into_iter().flatten() {

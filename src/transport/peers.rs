@@ -164,6 +164,13 @@ impl PeerBook {
         state.members.nodes.keys().chain(state.vouched.nodes.keys()).copied().collect()
     }
 
+    /// Whether the key is a member's, rather than one that was only declared.
+    pub(super) fn is_members(&self, key: &PublicKey) -> bool {
+        let state = self.lock();
+        let members = state.members.nodes.values().chain(state.vouched.nodes.values());
+        members.into_iter().any(|info| info.public_key == *key)
+    }
+
     /// Somebody unknown has called, or is to be called.
     pub(super) fn note_stranger(&self) {
         self.0.stranger.notify_one();

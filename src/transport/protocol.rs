@@ -25,8 +25,10 @@ pub(super) const ALPN_SNAPSHOT: &[u8] = b"aspen/snapshot/1";
 pub(super) const ALPN_CLIENT: &[u8] = b"aspen/client/1";
 /// Strangers that come with a ticket.
 pub(super) const ALPN_JOIN: &[u8] = b"aspen/join/1";
+/// Calls between the actors of members.
+pub(super) const ALPN_ACTOR: &[u8] = b"aspen/actor/1";
 /// All that this node answers.
-pub(super) const ALPNS: [&[u8]; 4] = [ALPN_RAFT, ALPN_SNAPSHOT, ALPN_CLIENT, ALPN_JOIN];
+pub(super) const ALPNS: [&[u8]; 5] = [ALPN_RAFT, ALPN_SNAPSHOT, ALPN_CLIENT, ALPN_JOIN, ALPN_ACTOR];
 
 /// The first request on every connection.
 #[rpc_requests(message = HelloMessage)]

@@ -17,12 +17,13 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::actor::ActorDoor;
 use super::admission::REFUSED;
 use super::client::serve::ClientService;
 use super::frame::{StreamError, read_request};
 use super::protocol::{
-    ALPN_CLIENT, ALPN_JOIN, ALPN_SNAPSHOT, AppendStream, HelloMessage, HelloProtocol, RaftRpcMessage,
-    RaftRpcProtocol, Refusal, SnapshotRpcMessage, SnapshotRpcProtocol,
+    ALPN_ACTOR, ALPN_CLIENT, ALPN_JOIN, ALPN_SNAPSHOT, AppendStream, HelloMessage, HelloProtocol,
+    RaftRpcMessage, RaftRpcProtocol, Refusal, SnapshotRpcMessage, SnapshotRpcProtocol,
 };
 use super::ticket::public_key;
 use super::vouching::Members;
@@ -54,6 +55,8 @@ pub struct Handlers {
     pub reader: StateReader,
     /// Whether its disk takes more entries.
     pub disk: Arc<Pressure>,
+    /// Streams between actors.
+    pub actors: ActorDoor,
 }
 
 /// The code that the connection of a client too many is closed with.
@@ -101,6 +104,8 @@ impl Transport {
                 drop(permit);
                 if connection.alpn() == ALPN_CLIENT {
                     serve_client(&connection, &service).await;
+                } else if connection.alpn() == ALPN_ACTOR {
+                    transport.serve_actors(&connection, &handlers.actors).await;
                 } else {
                     transport.serve_connection(&connection, &handlers).await;
                 }

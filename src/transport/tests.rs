@@ -1,5 +1,6 @@
 //! Real endpoints on loopback, with real Raft nodes behind them.
 
+mod actors;
 mod appends;
 mod clients;
 mod cluster;

@@ -4,6 +4,7 @@
 // on their output what they skipped, and what a node logged before they failed.
 #![allow(clippy::print_stderr, clippy::print_stdout, clippy::unwrap_used)]
 
+mod actor_cluster;
 mod backup;
 mod bad_input;
 mod bench_over_iroh;

@@ -10,12 +10,12 @@ use tokio::sync::Notify;
 
 use crate::api::{PeerError, PeerExchange};
 use crate::kv::backup::BackupStream;
-use crate::kv::interface::{ClusterController, KeyValueStore};
+use crate::kv::interface::{ClusterController, KeyValueStore, NodeAgents};
 use crate::kv::json::{Connection, KnownPeer};
 use crate::kv::types::{
-    BackupOrigin, ClusterError, ClusterId, ClusterStatus, Command, Key, KeyValue, KvError, Member,
-    MembershipChange, MembershipChanged, NodeId, NodeInfo, NodeState, OpResult, Peer, RangeReply, ReadReply,
-    ReadRequest, Revision, Role, SecretHash, Value, WriteReply,
+    AgentError, AgentReply, AgentRequest, BackupOrigin, ClusterError, ClusterId, ClusterStatus, Command, Key,
+    KeyValue, KvError, Member, MembershipChange, MembershipChanged, NodeId, NodeInfo, NodeState, NodeView,
+    OpResult, Peer, RangeReply, ReadReply, ReadRequest, Revision, Role, SecretHash, Value, WriteReply,
 };
 
 type OnWrite = Box<dyn Fn(Command) -> Result<WriteReply, KvError> + Send + Sync>;
@@ -230,5 +230,22 @@ impl PeerExchange for FakePeers {
     async fn add_peers(&self, peers: Vec<Peer>) -> Result<(), PeerError> {
         self.0.lock().unwrap().extend(peers);
         Ok(())
+    }
+}
+
+/// Agents of which that of node 2 answers what it was told to, and no other is a member's.
+#[derive(Default)]
+pub(super) struct FakeAgents(pub(super) Mutex<Option<Result<AgentReply, AgentError>>>);
+
+#[async_trait]
+impl NodeAgents for FakeAgents {
+    async fn overview(&self) -> Vec<NodeView> {
+        let (unreachable_since_ms, reason) = (Some(7), Some("it is gone".to_owned()));
+        vec![NodeView { node_id: NodeId(2), reachable: false, unreachable_since_ms, reason, report: None }]
+    }
+
+    async fn ask(&self, node_id: NodeId, _: AgentRequest) -> Result<AgentReply, AgentError> {
+        let answer = self.0.lock().unwrap().clone().filter(|_| node_id == NodeId(2));
+        answer.unwrap_or(Err(AgentError::NotAMember { node_id }))
     }
 }

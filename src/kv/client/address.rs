@@ -65,7 +65,7 @@ impl Address {
         self.0.as_str()
     }
 
-    pub(super) fn uri(&self, path: &'static str) -> Uri {
+    pub(super) fn uri(&self, path: &str) -> Uri {
         Uri::builder()
             .scheme("http")
             .authority(self.0.clone())

@@ -3,6 +3,7 @@
 //! Operations that form or change a cluster are sent again only while it is certain that no node has
 //! begun them.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::kv::json::{
     AddLearnerForm, AddPeersForm, ChangeMembershipForm, HealthForm, LeaderForm, NewTicket, NewTicketForm,
     PeersForm, ReplaceMemberForm, TransferLeaderForm,
 };
-use crate::kv::types::{ClusterStatus, MembershipChange, MembershipChanged, NodeId};
+use crate::kv::types::{ClusterOverview, ClusterStatus, MembershipChange, MembershipChanged, NodeId};
 use crate::limits;
 
 impl KvClient {
@@ -25,6 +26,14 @@ impl KvClient {
     /// # Errors
     /// See [`ClientError`]; so for all calls.
     pub async fn status(&self) -> Result<ClusterStatus, ClientError> {
+        self.look("/cluster", None).await
+    }
+
+    /// The cluster as the answering node sees it, and each member by its own word.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn overview(&self) -> Result<ClusterOverview, ClientError> {
         self.look("/cluster", None).await
     }
 
@@ -120,9 +129,9 @@ impl KvClient {
         self.change_membership(MembershipChange { voters: Some(voters), ..MembershipChange::default() }).await
     }
 
-    async fn look<R: DeserializeOwned>(
+    pub(super) async fn look<R: DeserializeOwned>(
         &self,
-        path: &'static str,
+        path: impl Into<Cow<'static, str>>,
         also_answer: Option<StatusCode>,
     ) -> Result<R, ClientError> {
         let deadline = Deadline::after(self.inner.timeout);

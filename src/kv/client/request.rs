@@ -8,6 +8,7 @@
 //! address. Each round asks each address once, and each leader that was named in it; between rounds it
 //! pauses, longer each time. One reply has at most [`limits::CLIENT_REPLY_MAX_BYTES`].
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -43,7 +44,7 @@ pub(super) enum Repeat {
 #[derive(Clone, Debug)]
 pub(super) struct Call {
     pub(super) method: Method,
-    pub(super) path: &'static str,
+    pub(super) path: Cow<'static, str>,
     pub(super) body: Bytes,
     pub(super) repeat: Repeat,
     /// A status besides success whose body is the answer.
@@ -56,13 +57,13 @@ impl Call {
     /// A call with the time for one attempt that fits a read or a write.
     pub(super) fn new(
         method: Method,
-        path: &'static str,
+        path: impl Into<Cow<'static, str>>,
         body: Bytes,
         repeat: Repeat,
         deadline: Deadline,
     ) -> Self {
         let attempt_timeout = Duration::from_millis(limits::CLIENT_ATTEMPT_TIMEOUT_MS);
-        Self { method, path, body, repeat, also_answer: None, attempt_timeout, deadline }
+        Self { method, path: path.into(), body, repeat, also_answer: None, attempt_timeout, deadline }
     }
 }
 
@@ -237,7 +238,7 @@ impl Http {
                 }
                 Verdict::Again(again) => again,
             };
-            tracing::debug!(%address, path = call.path, reason = again.reason, "the request was not served");
+            tracing::debug!(%address, path = %call.path, reason = again.reason, "the request was not served");
             self.targets.avoid(&address);
             all_uninitialized &= again.error.as_ref().is_some_and(|error| error.code() == "not_initialized");
             let give_up = again.unsure && call.repeat == Repeat::Never;
@@ -282,7 +283,7 @@ impl Http {
     }
 
     fn request(&self, call: &Call, address: &Address) -> Request<Full<Bytes>> {
-        let mut request = Request::builder().method(call.method.clone()).uri(address.uri(call.path));
+        let mut request = Request::builder().method(call.method.clone()).uri(address.uri(&call.path));
         if call.method == Method::POST {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }

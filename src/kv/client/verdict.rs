@@ -19,8 +19,16 @@ const TRANSIENT: [&str; 7] =
 /// Failures of which the node cannot say whether the request took effect.
 const UNCERTAIN: [&str; 5] = ["outcome_unknown", "timeout", "stopping", "storage", "internal"];
 
+/// Failures that lie in the node that a request is about. Another one would say the same of it.
+const OF_A_NODE: [&str; 3] = ["node_unreachable", "node_silent", "node_busy"];
+
 /// Whether the cluster could not serve, rather than would not.
 pub(super) fn is_unavailable(code: &str) -> bool {
+    may_pass(code) || OF_A_NODE.contains(&code)
+}
+
+/// Whether another attempt may do better.
+fn may_pass(code: &str) -> bool {
     TRANSIENT.contains(&code) || UNCERTAIN.contains(&code)
 }
 
@@ -96,10 +104,10 @@ fn judge_refusal<R>(address: &Address, error: ErrorBody) -> Verdict<R> {
     let leader = leader.and_then(|http_addr| hinted(address, http_addr));
     let reason = format!("{}: {}", error.code, error.message);
     let unsure = UNCERTAIN.contains(&error.code.as_str());
-    let unavailable = is_unavailable(&error.code);
+    let may_pass = may_pass(&error.code);
     let address = address.clone();
     let error = ClientError::Refused { error: Box::new(error), address, outcome_unknown: false };
-    if unavailable {
+    if may_pass {
         Verdict::Again(Again { error: Some(error), reason, leader, unsure })
     } else {
         Verdict::Fail { error, unsure: false }

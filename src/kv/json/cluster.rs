@@ -94,7 +94,7 @@ pub struct ReplaceMemberForm {
     pub ticket: String,
 }
 
-/// `POST /transfer-leader`: who shall lead.
+/// `POST /transfer-leader` and `POST /nodes/{id}/transfer-leader`: who shall lead.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TransferLeaderForm {
@@ -194,4 +194,13 @@ pub struct PeersForm {
 pub struct AddPeersForm {
     /// Tickets of nodes to know of.
     pub peers: Vec<String>,
+}
+
+/// `POST /nodes/{id}/log-filter`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogFilterForm {
+    /// What shall be logged; absent: what the node was started with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
 }

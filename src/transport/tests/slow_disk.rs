@@ -85,8 +85,16 @@ impl Member {
             disk: pressure.clone(),
         });
         let (forward, store) = (Arc::new(service.clone()), Arc::new(service.clone()));
-        let handlers =
-            Handlers { raft: raft.clone(), inbox, forward, store, freshness, reader, disk: pressure.clone() };
+        let handlers = Handlers {
+            raft: raft.clone(),
+            inbox,
+            forward,
+            store,
+            freshness,
+            reader,
+            disk: pressure.clone(),
+            actors: tokio::sync::mpsc::channel(1).0,
+        };
         let stop = CancellationToken::new();
         tokio::spawn(transport.clone().serve(handlers, stop.clone()));
         let own = transport.clone();

@@ -13,6 +13,7 @@ use iroh::{Endpoint, EndpointAddr, RelayMode, SecretKey};
 use irpc_iroh::IrohRemoteConnection;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use openraft::async_runtime::WatchReceiver;
+use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::kv::backup::BackupStream;
@@ -23,6 +24,7 @@ use crate::kv::types::{
     KeyValue, KvError, NodeId, NodeInfo, Peer, RangeReply, ReadReply, ReadRequest, Revision, Txn, TxnOp,
     Value, WriteOp, WriteReply,
 };
+use crate::limits;
 use crate::raft::construct::{RaftSettings, RaftTimings, start};
 use crate::raft::freshness::Freshness;
 use crate::raft::observe::Metrics;
@@ -34,6 +36,7 @@ use crate::storage::pressure::Pressure;
 use crate::storage::space::Space;
 use crate::storage::state::StateReader;
 use crate::storage::state_mem;
+use crate::transport::actor::ActorStream;
 use crate::transport::peers::PeerBook;
 use crate::transport::protocol::{ALPN_RAFT, Hello, HelloProtocol, Refusal, Welcome};
 use crate::transport::server::Handlers;
@@ -197,6 +200,8 @@ pub(super) struct TestNode {
     pub(super) reader: StateReader,
     pub(super) freshness: Arc<Freshness>,
     pub(super) service: Arc<Service>,
+    /// Streams that the actors of others have opened.
+    pub(super) opened: AsyncMutex<mpsc::Receiver<ActorStream>>,
     _serving: DropGuard,
 }
 
@@ -225,6 +230,8 @@ impl TestNode {
         let log = MemoryLog::new(Arc::default());
         let raft = start(&raft_settings(identity.node_id), transport.network(), log, state).await.unwrap();
         let (service, freshness) = (Arc::new(Service::default()), Arc::new(Freshness::default()));
+        let (actors, opened) = mpsc::channel(limits::ACTOR_STREAMS_WAITING_MAX_COUNT);
+        let opened = AsyncMutex::new(opened);
         let handlers = Handlers {
             raft: raft.clone(),
             inbox,
@@ -233,12 +240,23 @@ impl TestNode {
             freshness: freshness.clone(),
             reader: reader.clone(),
             disk: Arc::new(Pressure::new(Arc::new(Space::endless()), Arc::default(), reader.clone())),
+            actors,
         };
         let stop = CancellationToken::new();
         tokio::spawn(transport.clone().serve(handlers, stop.clone()));
         let (asking, stopped) = (transport.clone(), stop.clone());
         tokio::spawn(async move { stopped.run_until_cancelled(asking.ask_about_strangers()).await });
-        Self { identity, transport, metadata, raft, reader, freshness, service, _serving: stop.drop_guard() }
+        Self {
+            identity,
+            transport,
+            metadata,
+            raft,
+            reader,
+            freshness,
+            service,
+            opened,
+            _serving: stop.drop_guard(),
+        }
     }
 
     pub(super) fn id(&self) -> NodeId {

@@ -16,7 +16,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("bench", &["kv", "transport", "kv::types", "limits"]),
     ("cli", &["bench", "kv", "transport", "config", "kv::types", "limits"]),
     ("transport", &["kv", "raft", "storage", "kv::types", "raft::traffic", "raft::types", "limits"]),
-    ("cluster", &["kv", "raft", "storage", "kv::types", "raft::types", "limits"]),
+    // It takes bi-streams from the transport, which knows nothing of actors.
+    ("cluster", &["transport", "kv", "raft", "storage", "kv::types", "raft::types", "limits"]),
     ("telemetry", &["limits"]),
     ("metrics", &["raft::traffic", "limits"]),
     ("config", &["telemetry", "kv::types", "limits"]),

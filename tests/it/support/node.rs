@@ -165,12 +165,17 @@ impl Node {
 
     /// Ends the process as systemd would, and waits for it.
     pub fn terminate(&mut self) -> ExitStatus {
+        self.signal("TERM");
+        self.wait_for_end()
+    }
+
+    /// Sends the process a signal, by its name without `SIG`.
+    pub fn signal(&self, name: &str) {
         let pid = self.pid();
         // The kill of the shell: the program is in a package that a small system does not have.
         let sent =
-            Command::new("bash").args(["-c", &format!("kill -TERM {pid}")]).status().expect("bash runs");
-        assert!(sent.success(), "SIGTERM was not sent to node {}", self.id);
-        self.wait_for_end()
+            Command::new("bash").args(["-c", &format!("kill -{name} {pid}")]).status().expect("bash runs");
+        assert!(sent.success(), "SIG{name} was not sent to node {}", self.id);
     }
 
     /// Waits until the process has ended by itself.
