@@ -337,13 +337,13 @@ fn what_recovery_does(plan: &RecoveryPlan) -> String {
 
 fn new_cluster(plan: &RecoveryPlan, recovered: &Recovered) -> String {
     let Recovered { cluster_id, log_id } = recovered;
-    let (id, dir) = (plan.node_id, plan.report.data_dir.display());
+    let id = plan.node_id;
     format!(
         "node {id} is the only member of the new cluster {cluster_id}, by log entry {log_id}\n\
          \x20 1. take the tickets of the old members out of its configuration, and start it\n\
          \x20 2. look whether all is there:      aspen status; aspen range --limit 10\n\
-         \x20 3. on each machine that joins it:  move the old data directory away, and start the node under an id\n\
-         \x20                                    that was never used, with --bootstrap manual --peer \"$(cat {dir}/endpoint)\"\n\
-         \x20 4. here:                           aspen member add-learner TICKET; aspen member promote ID"
+         \x20 3. here, for each node that joins:  aspen ticket new\n\
+         \x20 4. there, with what that printed, the old data directory moved away; the node gets an id that was\n\
+         \x20    never used, and its vote:        aspen-node --data-dir DIR --join TICKET"
     )
 }
