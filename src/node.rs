@@ -234,8 +234,7 @@ pub async fn run(
         }
         () = parts_stop.cancelled() => systemd::stopping(),
     }
-    parts_stop.cancel();
-    node.stop().await
+    node.stop(&parts_stop).await
 }
 
 /// The running parts.
@@ -247,7 +246,9 @@ struct Node {
     cluster: Arc<RaftCluster>,
     service: KvService,
     http_addr: SocketAddr,
-    /// Cancelled once the HTTP server has answered what it had begun.
+    /// Has the HTTP server answer what it has begun, and take nothing new.
+    http_stop: CancellationToken,
+    /// Cancelled once it has.
     drained: CancellationToken,
     config: Config,
     /// Whether it was given a ticket to join a cluster with.
@@ -372,7 +373,9 @@ impl Node {
 
         data_dir.write_endpoint_file(&NodeTicket(transport.own_peer()).to_string())?;
         let (drained, joins) = (CancellationToken::new(), come_in.is_some());
-        let parts = Parts { supervision: &supervision, stop: &stop };
+        // Of its own: clients get their answers while the other parts, which answer them, still run.
+        let http_stop = stop.child_token();
+        let parts = Parts { supervision: &supervision, stop: &stop, http_stop: &http_stop };
         let handlers = Handlers {
             raft: started.raft.clone(),
             inbox: started.inbox,
@@ -438,8 +441,18 @@ impl Node {
         }
         parts.figures(figures, started.raft.clone(), started.reader);
 
-        let node =
-            Self { data_dir, supervision, transport, cluster, service, http_addr, drained, config, joins };
+        let node = Self {
+            data_dir,
+            supervision,
+            transport,
+            cluster,
+            service,
+            http_addr,
+            http_stop,
+            drained,
+            config,
+            joins,
+        };
         node.bootstrap(&started.raft, &metadata).await?;
         Ok(node)
     }
@@ -466,11 +479,13 @@ impl Node {
         }
     }
 
-    async fn stop(self) -> Result<(), NodeError> {
+    async fn stop(self, parts_stop: &CancellationToken) -> Result<(), NodeError> {
         let limit = stop_timeout();
+        self.http_stop.cancel();
         if tokio::time::timeout(limit, self.drained.cancelled()).await.is_err() {
             tracing::warn!("requests were still in work {} ms after the stop", limit.as_millis());
         }
+        parts_stop.cancel();
         self.supervision.stop().await;
         self.transport.close().await;
         match self.supervision.failure() {

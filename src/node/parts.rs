@@ -35,6 +35,8 @@ const RESTARTS: u32 = 5;
 pub(super) struct Parts<'a> {
     pub supervision: &'a Supervision,
     pub stop: &'a CancellationToken,
+    /// Ends the HTTP server before the rest.
+    pub http_stop: &'a CancellationToken,
 }
 
 impl Parts<'_> {
@@ -47,11 +49,14 @@ impl Parts<'_> {
 
     /// Answers clients; `drained` is cancelled when the last answer is out.
     pub fn http(&self, listener: TcpListener, router: Router, drained: CancellationToken) {
-        let stop = self.stop.clone();
+        let (http_stop, stop) = (self.http_stop.clone(), self.stop.clone());
         let serve = async move {
             // Also when the server panics.
-            let _drained = drained.drop_guard();
-            api::serve(listener, router, stop).await;
+            let drained = drained.drop_guard();
+            api::serve(listener, router, http_stop).await;
+            drop(drained);
+            // A part that ends before the others would be taken for one that failed.
+            stop.cancelled().await;
             Ok(())
         };
         self.supervision.run(Part::vital("http", serve));

@@ -6,7 +6,7 @@
 //! - The last voter is never removed, nor so many that too few are left that answer, unless forced.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openraft::ChangeMembers;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, InitializeError, RaftError};
@@ -132,7 +132,8 @@ fn current(metrics: &Metrics) -> MembershipChanged {
     }
 }
 
-/// Waits until a node is known to have the log up to `index`, and answers.
+/// Waits until a node is known to have the log up to `index`, and has answered what it was sent since this
+/// began: that it answered a moment ago says nothing about a node that has just gone.
 async fn await_log_at(
     raft: &RaftHandle,
     node_id: NodeId,
@@ -140,15 +141,15 @@ async fn await_log_at(
     bound_ms: u64,
 ) -> Result<(), ClusterError> {
     let wait = raft.wait(Some(Duration::from_millis(bound_ms)));
-    let lately = answered_within(raft);
+    let begun = Instant::now();
     let reached = |metrics: &Metrics| {
-        matched_index(metrics, node_id) >= Some(index) && observe::answers(metrics, node_id, lately)
+        matched_index(metrics, node_id) >= Some(index) && observe::answers(metrics, node_id, begun.elapsed())
     };
     let Err(error) = wait.metrics(reached, "the node catches up").await else { return Ok(()) };
     tracing::debug!("waiting for node {node_id} ended: {error}");
     let reason = match matched_index(&observe::metrics(raft), node_id) {
         Some(matched) if matched >= index => {
-            format!("it has not answered the leader for {} ms or more", lately.as_millis())
+            format!("it has not answered the leader within {bound_ms} ms")
         }
         Some(matched) => format!("within {bound_ms} ms its log got to index {matched}, not to {index}"),
         None => format!("it has not answered the leader within {bound_ms} ms"),
@@ -190,9 +191,12 @@ fn translate(error: WriteError) -> ClusterError {
             .into(),
             (None, _) => no_leader("the leadership was lost").into(),
         },
-        ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(_))
-        | ClientWriteError::ChangeMembershipError(ChangeMembershipError::UncommittedLeaderLog(_)) => {
+        ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(_)) => {
             ClusterError::ChangeInProgress
+        }
+        // Over in a moment, as after the leadership was handed over: it is worth another attempt.
+        ClientWriteError::ChangeMembershipError(error @ ChangeMembershipError::UncommittedLeaderLog(_)) => {
+            no_leader(&error.to_string()).into()
         }
         ClientWriteError::ChangeMembershipError(ChangeMembershipError::EmptyMembership(_)) => {
             ClusterError::NoVoters

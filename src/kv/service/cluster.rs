@@ -98,6 +98,8 @@ impl ClusterController for RaftCluster {
         self.found(self.metadata.cluster_id().unwrap_or_else(ClusterId::random), Vec::new()).await?;
         // It leads once its first entry is committed; an answer before that would invite a failure.
         self.service.await_linearizable().await?;
+        // Before anybody votes with it: the first directory of the first member.
+        self.service.note_incarnations().await;
         Ok(self.status())
     }
 

@@ -1,7 +1,6 @@
 //! The life of a small cluster, step by step: three nodes, a learner, its promotion, writes, leaders that
 //! come and go, slow links. The same steps as the script that runs them on real nodes.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
