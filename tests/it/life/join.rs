@@ -220,8 +220,15 @@ fn a_node_that_took_a_ticket_and_cannot_be_reached_costs_no_quorum() {
     wait_until("node 2 is a member", || ids(&one, |_| true) == [1, 2]);
     two.kill();
     assert_eq!(voters(&one), [1], "it was not there for long enough to get a vote");
-    let answer = one.post("/change-membership", &json!({ "voters": [1, 2] }));
-    // What it had got of the log is the newest there is, so the leader must find out by asking.
+    // What it had got of the log is the newest there is, so the leader must find out by asking. To add the
+    // node may still be under way.
+    let mut answer = one.post("/change-membership", &json!({ "voters": [1, 2] }));
+    wait_until("the leader has asked", || {
+        if answer.status == 409 {
+            answer = one.post("/change-membership", &json!({ "voters": [1, 2] }));
+        }
+        answer.status != 409
+    });
     assert_eq!(answer.status, 502, "{answer:?}");
     assert_eq!(voters(&one), [1]);
     one.put("still", "here");
