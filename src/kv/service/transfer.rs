@@ -5,6 +5,7 @@
 //! The leadership is handed to a voter that answers, and to nobody if there is none. Whoever waits for it
 //! waits no longer than [`RaftTimings::quorum_lost_after_ms`](crate::raft::construct::RaftTimings).
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::KvService;
@@ -27,7 +28,7 @@ impl KvService {
             None => match self.best_successor() {
                 Some(to) => to,
                 None => {
-                    let reason = "no majority of the other voters has answered it lately".to_owned();
+                    let reason = "no other voter has answered it lately".to_owned();
                     return Attempt::Done(Err(ClusterError::NotHandedOver { node_id: own, reason }));
                 }
             },
@@ -63,7 +64,7 @@ impl KvService {
         if observe::look(&self.0.parts.raft, |metrics| metrics.current_leader != Some(metrics.id)) {
             return;
         }
-        let Some(to) = self.best_successor() else { return };
+        let Some(to) = self.await_successor().await else { return };
         let started = Instant::now();
         match self.hand_over_to(to).await {
             Ok(leader) => tracing::info!(
@@ -74,8 +75,30 @@ impl KvService {
         }
     }
 
+    /// One whose disk is well, in a cluster that can do without this node; or else the best that answers.
     fn best_successor(&self) -> Option<NodeId> {
-        self.successor(&self.0.disk_reports.unwell(Instant::now()))
+        let answering = || {
+            let metrics = observe::metrics(&self.0.parts.raft);
+            handover::successor_without(&metrics, &BTreeSet::new(), self.answered_within())
+        };
+        self.successor(&self.0.disk_reports.unwell(Instant::now())).or_else(answering)
+    }
+
+    /// The same. A leader that was just elected, or a member that has just come back, may not have been heard
+    /// from yet.
+    async fn await_successor(&self) -> Option<NodeId> {
+        let raft = &self.0.parts.raft;
+        let has_others =
+            |metrics: &Metrics| metrics.membership_config.voter_ids().any(|voter| voter != metrics.id);
+        if !observe::look(raft, has_others) {
+            return None;
+        }
+        let lately = self.answered_within();
+        let answers =
+            |metrics: &Metrics| handover::successor_without(metrics, &BTreeSet::new(), lately).is_some();
+        // Whether it came or not: the best there is then.
+        raft.wait(Some(lately)).metrics(answers, "another voter answers").await.ok();
+        self.best_successor()
     }
 
     fn answered_within(&self) -> Duration {
