@@ -64,6 +64,11 @@ impl Traffic {
         self.counter(is_ok).increment(1);
     }
 
+    /// Begins something that is counted when it ends. Raft drops what takes it too long: that has failed.
+    pub fn begin(self) -> Attempt {
+        Attempt { traffic: self, is_ok: false }
+    }
+
     /// Names all series to the registry, so that each is there before its first event: the first failure
     /// shows as an increase then.
     pub fn register_all() {
@@ -97,6 +102,26 @@ impl Traffic {
             Self::Dial => metrics::counter!(DIALS_TOTAL, "result" => result),
             Self::Rpc(rpc) => metrics::counter!(RPCS_TOTAL, "kind" => rpc.name(), "result" => result),
         }
+    }
+}
+
+/// Something under way, which is counted once, when this is dropped.
+#[derive(Debug)]
+pub struct Attempt {
+    traffic: Traffic,
+    is_ok: bool,
+}
+
+impl Attempt {
+    /// It has ended. Without this word it has failed.
+    pub fn end(mut self, is_ok: bool) {
+        self.is_ok = is_ok;
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        self.traffic.count(self.is_ok);
     }
 }
 

@@ -99,6 +99,7 @@ impl PeerClient {
     where
         F: Future<Output = Result<Result<Res, String>, irpc::Error>>,
     {
+        let attempt = Traffic::Rpc(rpc).begin();
         let called = async {
             let connection = self.connect(Lane::Control).await?;
             let client = irpc::Client::boxed(IrohRemoteConnection::new(connection.clone()));
@@ -115,7 +116,7 @@ impl PeerClient {
                 Err(RpcError::Unreachable(Unreachable::from_string(reason)))
             }
         };
-        Traffic::Rpc(rpc).count(answer.is_ok());
+        attempt.end(answer.is_ok());
         answer
     }
 
@@ -127,8 +128,9 @@ impl PeerClient {
         futures::stream::unfold(Some((self, input)), |state| async move {
             let (client, mut input) = state?;
             let request = input.next().await?;
+            let attempt = Traffic::Rpc(Rpc::Heartbeat).begin();
             let result = client.beat(request).await;
-            Traffic::Rpc(Rpc::Heartbeat).count(result.is_ok());
+            attempt.end(result.is_ok());
             let goes_on = matches!(result, Ok(Ok(_)));
             Some((result, goes_on.then_some((client, input))))
         })
