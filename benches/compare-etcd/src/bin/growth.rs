@@ -74,7 +74,7 @@ async fn grow(arguments: &Arguments) -> anyhow::Result<()> {
     println!("{}", table(&rows));
     println!(
         "{CLIENTS} clients at all nodes, values of 256 B, {} s a load. Start: kill -9 until a node serves. Catch \
-         up: a new node, from its admission until it has everything.",
+         up: a new node, from its admission to its vote.",
         arguments.seconds
     );
     measured

@@ -45,26 +45,21 @@ impl AspenCluster {
         Ok(cluster)
     }
 
-    /// Adds nodes with a vote, one after another. Returns the longest that one took to catch up.
+    /// Adds nodes with a vote, one after another. Returns the longest that one took to catch up and get it.
     pub async fn grow_to(&mut self, count: usize) -> anyhow::Result<Duration> {
-        let (before, mut longest) = (self.nodes.len(), Duration::ZERO);
-        for number in before + 1..=count {
+        let mut longest = Duration::ZERO;
+        for number in self.nodes.len() + 1..=count {
             let node = self.start_node(number).await?;
             let ticket = node.ticket.clone();
             self.nodes.push(node);
             let began = Instant::now();
-            // It waits for a while each time, and a node that is a learner already is none the worse for it.
-            let add = ["member", "add-learner", &ticket];
-            until_ok_within(CATCH_UP_TIMEOUT, "a node catches up", || self.aspen(&add)).await?;
+            until_ok("a node is added", || self.aspen(&["member", "add-learner", &ticket])).await?;
+            // A vote is given to a node that has caught up, and to no other.
+            let id = number.to_string();
+            let promote = ["member", "promote", &id];
+            until_ok_within(CATCH_UP_TIMEOUT, "a node gets its vote", || self.aspen(&promote)).await?;
             longest = longest.max(began.elapsed());
         }
-        if count <= before {
-            return Ok(longest);
-        }
-        let ids: Vec<String> = (before + 1..=count).map(|number| number.to_string()).collect();
-        let promote: Vec<&str> =
-            ["member", "promote"].into_iter().chain(ids.iter().map(String::as_str)).collect();
-        until_ok("the nodes vote", || self.aspen(&promote)).await?;
         Ok(longest)
     }
 
