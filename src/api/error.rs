@@ -202,6 +202,7 @@ fn cluster_status(error: &ClusterError) -> StatusCode {
         | ClusterError::JoinRefused(_)
         | ClusterError::QuorumAtStake { .. }
         | ClusterError::NotHandedOver { .. }
+        | ClusterError::CatchingUp { .. }
         | ClusterError::MakesNoCluster { .. }
         | ClusterError::NodeIdTaken { .. }
         | ClusterError::ChangeInProgress => StatusCode::CONFLICT,

@@ -60,8 +60,8 @@ pub async fn add_learner(raft: &RaftHandle, peer: Peer) -> Result<MembershipChan
 /// Changes voters and members.
 ///
 /// # Errors
-/// [`ClusterError::NoVoters`], [`ClusterError::UnknownNode`], [`ClusterError::Unreachable`] for a new
-/// voter that is not caught up, and those of losing the leadership.
+/// [`ClusterError::NoVoters`], [`ClusterError::UnknownNode`], [`ClusterError::CatchingUp`] or
+/// [`ClusterError::Unreachable`] for a new voter that is not caught up, and those of losing the leadership.
 pub async fn change(raft: &RaftHandle, change: MembershipChange) -> Result<MembershipChanged, ClusterError> {
     let metrics = observe::metrics(raft);
     let current_voters: BTreeSet<NodeId> = metrics.membership_config.voter_ids().collect();
@@ -147,14 +147,13 @@ async fn await_log_at(
     };
     let Err(error) = wait.metrics(reached, "the node catches up").await else { return Ok(()) };
     tracing::debug!("waiting for node {node_id} ended: {error}");
-    let reason = match matched_index(&observe::metrics(raft), node_id) {
-        Some(matched) if matched >= index => {
-            format!("it has not answered the leader within {bound_ms} ms")
-        }
-        Some(matched) => format!("within {bound_ms} ms its log got to index {matched}, not to {index}"),
-        None => format!("it has not answered the leader within {bound_ms} ms"),
-    };
-    Err(ClusterError::Unreachable { node_id, reason })
+    let metrics = observe::metrics(raft);
+    if !observe::answers(&metrics, node_id, answered_within(raft)) {
+        let reason = format!("it has not answered the leader within {bound_ms} ms");
+        return Err(ClusterError::Unreachable { node_id, reason });
+    }
+    let matched = matched_index(&metrics, node_id).unwrap_or(0);
+    Err(ClusterError::CatchingUp { node_id, matched, needed: index, waited_ms: bound_ms })
 }
 
 /// The last log index that a node is known to have on disk. Only a leader knows.

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use aspen::kv::types::NodeId;
+use aspen::kv::types::{ClusterError, NodeId, Peer};
+use aspen::raft::membership;
 use aspen::raft::observe::Metrics;
 use aspen::raft::types::{LogId, TypeConfig};
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
@@ -25,6 +26,7 @@ on_each_storage!(
     a_learner_follows_while_the_voters_change,
 );
 in_memory!(
+    a_new_learner_that_answers_and_is_behind_is_not_called_unreachable,
     a_learner_never_asks_for_votes_nor_gives_any,
     a_learner_counts_for_no_majority,
     a_removed_follower_unseats_nobody,
@@ -79,6 +81,21 @@ async fn a_learner_is_added_and_gets_all_there_is(storage: Storage) {
     assert_eq!(router.metrics(2).state, ServerState::Learner);
     assert_eq!(router.log_ids(1).await, router.log_ids(2).await);
     let last = router.write(1, 5).await;
+    router.assert_same_state(&[1, 2], last).await;
+}
+
+/// An operator who is told that a node cannot be reached looks at its network; this one only needs time.
+async fn a_new_learner_that_answers_and_is_behind_is_not_called_unreachable(storage: Storage) {
+    let mut router = AspenRouter::new(storage);
+    router.new_cluster(&[1], &[]).await;
+    router.write(1, 5).await;
+    router.add_node(2).await;
+    let entries = router.hold(2, RpcKind::Append);
+    let peer = Peer { node_id: NodeId(2), info: info(2) };
+    let refused = membership::add_learner(router.raft(1), peer).await.unwrap_err();
+    assert!(matches!(refused, ClusterError::CatchingUp { node_id: NodeId(2), .. }), "{refused}");
+    entries.open();
+    let last = router.write(1, 1).await;
     router.assert_same_state(&[1, 2], last).await;
 }
 

@@ -364,6 +364,20 @@ pub enum ClusterError {
         /// Why.
         reason: String,
     },
+    /// A node that answers and has not caught up yet. It goes on by itself.
+    #[error(
+        "node {node_id} answers and is still catching up: within {waited_ms} ms its log got to index {matched}, and {needed} is needed"
+    )]
+    CatchingUp {
+        /// The node.
+        node_id: NodeId,
+        /// How far its log is.
+        matched: u64,
+        /// How far it must be.
+        needed: u64,
+        /// How long it was waited for.
+        waited_ms: u64,
+    },
 }
 
 fn list(nodes: &BTreeSet<NodeId>) -> String {
@@ -389,6 +403,7 @@ impl ClusterError {
             Self::JoinRefused(_) => "join_refused",
             Self::QuorumAtStake { .. } => "quorum_at_stake",
             Self::NotHandedOver { .. } => "not_handed_over",
+            Self::CatchingUp { .. } => "catching_up",
         }
     }
 
@@ -409,6 +424,9 @@ impl ClusterError {
                 "bring the silent ones back first, or remove them instead if they are gone for good; `--force` (\"force\": true) makes the change all the same"
             }
             Self::NotHandedOver { .. } => "see with `aspen member list` which voters answer, and try again",
+            Self::CatchingUp { .. } => {
+                "wait, it goes on by itself: `aspen member list` shows how far it is; then try again"
+            }
             Self::MakesNoCluster { .. } => {
                 "let it come to its cluster as it was configured; to make a cluster without the others, start a node on an empty data directory with `--bootstrap manual`"
             }
