@@ -7,6 +7,7 @@ mod actors;
 mod banner;
 pub mod care;
 pub mod data_dir;
+mod error;
 mod free_space;
 mod host;
 pub mod identity;
@@ -14,12 +15,12 @@ pub mod join;
 pub mod open_files;
 mod parts;
 mod peers;
+mod raft_start;
 mod static_start;
 pub mod supervisor;
 mod systemd;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,9 +31,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::actors::Actors;
 pub use self::banner::Banner;
-use self::data_dir::{DataDir, DataDirError};
+use self::data_dir::DataDir;
+pub use self::error::NodeError;
 use self::host::ProcessHost;
-use self::identity::{Identity, IdentityError};
+use self::identity::Identity;
 use self::join::{ComeIn, ComeInError};
 use self::parts::Parts;
 use self::peers::Exchange;
@@ -43,160 +45,28 @@ use crate::cluster::agent::{AgentParts, NodeAgent};
 use crate::cluster::agents::Agents;
 use crate::cluster::node_server::ProcessName;
 use crate::cluster::sessions::Sessions;
-use crate::config::secret_file::SecretFileError;
 use crate::config::{Bootstrap, Config, NetworkProfile, Relay, Storage};
 use crate::kv::interface::ClusterController;
 use crate::kv::service::cluster::RaftCluster;
 use crate::kv::service::founding::FoundingProgress;
 use crate::kv::service::{KvService, ServiceParts};
-use crate::kv::token::{HttpToken, HttpTokenError};
-use crate::kv::types::{ClusterError, Founders, NodeId, Peer};
+use crate::kv::token::HttpToken;
+use crate::kv::types::{Founders, NodeId, Peer};
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::raft::RaftHandle;
 use crate::raft::actor::RaftActor;
-use crate::raft::construct::{self, RaftSettings, RaftStartError, RaftTimings};
+use crate::raft::construct::RaftStartError;
 use crate::raft::freshness::Freshness;
 use crate::raft::operations::Operations;
-use crate::storage::log_mem::MemoryLog;
-use crate::storage::log_redb::{LOG_FILE, OpenLogError, RedbLog};
-use crate::storage::metadata::{METADATA_FILE, Metadata, MetadataError};
-use crate::storage::pressure::Pressure;
-use crate::storage::progress::Progress;
-use crate::storage::scrub::Scrubber;
-use crate::storage::snapshot::SnapshotInbox;
-use crate::storage::space::Space;
-use crate::storage::state::{StateMachine, StateReader};
+use crate::storage::log_redb::LOG_FILE;
+use crate::storage::metadata::{METADATA_FILE, Metadata};
 use crate::storage::state_redb::STATE_FILE;
-use crate::storage::{StorageError, StorageOptions, state_mem, state_redb};
 use crate::telemetry::LogControl;
 use crate::transport::peers::{DeclareError, PeerBook};
 use crate::transport::server::Handlers;
-use crate::transport::ticket::{NodeTicket, ParseTicketError};
-use crate::transport::{self, BindError, LinkTimeouts, Transport, TransportSettings};
-
-/// Why a node did not start, or ended.
-#[derive(Debug, thiserror::Error)]
-pub enum NodeError {
-    /// The data directory.
-    #[error(transparent)]
-    DataDir(#[from] DataDirError),
-    /// The key.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// Coming into a cluster with a ticket.
-    #[error(transparent)]
-    ComeIn(#[from] ComeInError),
-    /// What the data directory says about itself.
-    #[error(transparent)]
-    Metadata(#[from] MetadataError),
-    /// A ticket in the configuration.
-    #[error("a peer in the configuration: {0}")]
-    Ticket(#[from] ParseTicketError),
-    /// A ticket that contradicts what is known.
-    #[error("a peer in the configuration: {0}")]
-    Declare(#[from] DeclareError),
-    /// The file of the HTTP token or of the join ticket.
-    #[error(transparent)]
-    TokenFile(#[from] SecretFileError),
-    /// The HTTP token.
-    #[error("the HTTP token: {0}")]
-    Token(#[from] HttpTokenError),
-    /// The HTTP address.
-    #[error(
-        "the HTTP address {addr} cannot be used: {source}; give --http-addr another port, or stop what uses it"
-    )]
-    Http {
-        /// The address.
-        addr: SocketAddr,
-        /// The error of the system.
-        source: std::io::Error,
-    },
-    /// The iroh address.
-    #[error("{0}; give --iroh-addr another port, or stop what uses it")]
-    Bind(#[from] BindError),
-    /// What says whose the directory is, and of which cluster, is gone.
-    #[error(
-        "{} is missing, although this directory holds {holds}: nothing says any more whose log and votes these are. Restore the data directory from a backup, or move it away and let the node join anew under another node id",
-        path.display()
-    )]
-    MetadataMissing {
-        /// The file.
-        path: PathBuf,
-        /// What is there.
-        holds: &'static str,
-    },
-    /// A recovery was begun and not ended.
-    #[error(
-        "a recovery of this node was cut short, so it is a member of nothing whole. Run `aspen-node recover --data-dir {} --yes`, which completes it",
-        dir.display()
-    )]
-    RecoveryUnfinished {
-        /// The data directory.
-        dir: PathBuf,
-    },
-    /// The log is gone, and with it the votes that this node gave.
-    #[error(
-        "{path} is missing, although this directory belongs to a cluster: without its log and votes the node must not vote again. Remove node {node_id} from the cluster, empty the directory, and add the node under another id"
-    )]
-    LogMissing {
-        /// The file.
-        path: PathBuf,
-        /// The node.
-        node_id: NodeId,
-    },
-    /// The log.
-    #[error(transparent)]
-    Log(#[from] OpenLogError),
-    /// The state.
-    #[error(transparent)]
-    Storage(StorageError),
-    /// The state is damaged, and may be made anew from what else is there.
-    #[error(
-        "{source}. `aspen-node verify --data-dir {0}` says what is damaged; where log and snapshot are whole, `aspen-node repair --data-dir {0}` makes the state anew",
-        dir.display()
-    )]
-    StateDamaged {
-        /// The data directory.
-        dir: PathBuf,
-        /// What is wrong.
-        source: StorageError,
-    },
-    /// The log continues a state that is not there.
-    #[error(
-        "the state in {} {}, and the log continues it only behind entry {purged}: the state file is lost or was replaced. `aspen-node repair --data-dir {}` makes it anew where a snapshot reaches as far",
-        dir.display(), applied.map_or("is empty".to_owned(), |applied| format!("ends at entry {applied}")), dir.display()
-    )]
-    StateBehindLog {
-        /// The data directory.
-        dir: PathBuf,
-        /// Where the state ends.
-        applied: Option<u64>,
-        /// The last entry that the log does not have any more.
-        purged: u64,
-    },
-    /// Raft.
-    #[error(transparent)]
-    Raft(#[from] RaftStartError),
-    /// The supervision tree.
-    #[error("the supervision tree could not be started: {0}")]
-    Spawn(#[from] ractor::SpawnErr),
-    /// The first cluster could not be made.
-    #[error("the node could not make a cluster of its own: {0}")]
-    Bootstrap(ClusterError),
-    /// A part failed while the node ran.
-    #[error("{0}")]
-    PartFailed(String),
-}
-
-impl NodeError {
-    fn state(dir: &Path, source: StorageError) -> Self {
-        match source.is_damage() {
-            true => Self::StateDamaged { dir: dir.to_owned(), source },
-            false => Self::Storage(source),
-        }
-    }
-}
+use crate::transport::ticket::NodeTicket;
+use crate::transport::{self, LinkTimeouts, Transport, TransportSettings};
 
 /// What a node shares with the rest of its process.
 pub struct Surroundings {
@@ -316,8 +186,8 @@ impl Node {
     ) -> Result<Self, NodeError> {
         let Ground { config, data_dir, metadata, transport, token, come_in } = ground;
         let Surroundings { figures, logs, settings } = around;
-        let timings = timings(&config);
-        let started = start_raft(&config, &data_dir, &metadata, &transport, timings).await?;
+        let timings = raft_start::timings(&config);
+        let started = raft_start::start(&config, &data_dir, &metadata, &transport, timings).await?;
         let supervision = Supervision::start(stop.clone()).await?;
         let (actor, _) = Actor::spawn(None, RaftActor, started.raft.clone()).await?;
         supervision.adopt(actor.get_cell(), "raft");
@@ -575,103 +445,5 @@ fn relay(config: &Config) -> transport::Relay {
         Relay::Disabled => transport::Relay::Disabled,
         Relay::N0 => transport::Relay::N0,
         Relay::Url(url) => transport::Relay::Url(url.clone()),
-    }
-}
-
-fn timings(config: &Config) -> RaftTimings {
-    RaftTimings {
-        heartbeat_interval_ms: config.raft.heartbeat_interval_ms,
-        election_timeout_min_ms: config.raft.election_timeout_min_ms,
-        election_timeout_max_ms: config.raft.election_timeout_max_ms,
-    }
-}
-
-/// Raft with what others need of its storage.
-struct StartedRaft {
-    raft: RaftHandle,
-    reader: StateReader,
-    inbox: SnapshotInbox,
-    disk: Arc<Pressure>,
-    /// Absent for a storage that is no disk.
-    scrubber: Option<Scrubber>,
-}
-
-/// Refuses a state that the log does not continue, unless a snapshot fills the gap: Raft would go on from
-/// an emptier state and say nothing.
-fn ensure_state_meets_log(dir: &Path, log: &RedbLog, state: &StateMachine) -> Result<(), NodeError> {
-    let applied = state.reader().applied_index().max(state.snapshot_index());
-    match log.purged_index() {
-        Some(purged) if applied < Some(purged) => {
-            Err(NodeError::StateBehindLog { dir: dir.to_owned(), applied, purged })
-        }
-        _ => Ok(()),
-    }
-}
-
-async fn start_raft(
-    config: &Config,
-    data_dir: &DataDir,
-    metadata: &Metadata,
-    transport: &Transport,
-    timings: RaftTimings,
-) -> Result<StartedRaft, NodeError> {
-    let settings = RaftSettings::new(metadata.node_id(), timings, config.raft.snapshot_every_entries);
-    let progress = Arc::new(Progress::default());
-    let network = transport.network();
-    match config.storage {
-        Storage::Memory => {
-            let (log, state) = (MemoryLog::new(progress.clone()), state_mem::open());
-            let (reader, inbox) = (state.reader(), state.inbox());
-            let disk = Arc::new(Pressure::new(Arc::new(Space::endless()), progress, reader.clone()));
-            transport.trust(reader.clone());
-            let raft = construct::start(&settings, network, log, state).await?;
-            Ok(StartedRaft { raft, reader, inbox, disk, scrubber: None })
-        }
-        Storage::Redb => {
-            let path = data_dir.path().join(LOG_FILE);
-            if metadata.cluster_id().is_some() && !path.exists() {
-                return Err(NodeError::LogMissing { path, node_id: metadata.node_id() });
-            }
-            let options = StorageOptions {
-                cache_bytes: config.storage_options.cache_bytes,
-                checkpoint_interval: Duration::from_millis(config.storage_options.checkpoint_interval_ms),
-            };
-            let cache_bytes = usize::try_from(options.cache_bytes).unwrap_or(usize::MAX);
-            let reserve = config.storage_options.disk_reserve_bytes;
-            let space = Space::watch(free_space::probe(data_dir.path()), reserve, progress.clone());
-            let unknown = StorageError::io("ask for the room in", data_dir.path());
-            let space = Arc::new(space.map_err(|source| NodeError::Storage(unknown(source)))?);
-            let log = RedbLog::open(&path, cache_bytes, progress.clone())?;
-            let state = state_redb::open(data_dir.path(), options, progress.clone())
-                .map_err(|source| NodeError::state(data_dir.path(), source))?;
-            ensure_state_meets_log(data_dir.path(), &log, &state)?;
-            let state = state.within(space.clone());
-            let (reader, inbox) = (state.reader(), state.inbox());
-            let disk = Arc::new(Pressure::new(space, progress, reader.clone()));
-            let scrubber = Scrubber::new(&log, &state);
-            transport.trust(reader.clone());
-            let raft = construct::start(&settings, network, log, state).await?;
-            Ok(StartedRaft { raft, reader, inbox, disk, scrubber })
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::storage::verify::tests::store::{Closed, Open, Store};
-
-    #[test]
-    fn state_that_is_lost_behind_a_purged_log_is_refused_unless_a_snapshot_fills_the_gap() {
-        let store = Store::written(Closed::Cleanly);
-        std::fs::remove_file(store.dir().join(STATE_FILE)).unwrap();
-        let Open { log, state, .. } = Open::at(store.dir()).unwrap();
-        ensure_state_meets_log(store.dir(), &log, &state).unwrap();
-        drop((log, state));
-
-        std::fs::remove_file(store.snapshot()).unwrap();
-        let Open { log, state, .. } = Open::at(store.dir()).unwrap();
-        let error = ensure_state_meets_log(store.dir(), &log, &state).unwrap_err().to_string();
-        assert!(error.contains("is empty") && error.contains("behind entry 20"), "{error}");
     }
 }
