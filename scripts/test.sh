@@ -4,7 +4,7 @@
 #   scripts/test.sh            all steps
 #   scripts/test.sh STEP...    only these, by the names in the summary
 #
-# Needs Rust (rust-version of Cargo.toml) with rustfmt and clippy, a C compiler and git; on Debian, as
+# Needs Rust (rust-version of Cargo.toml) with rustfmt and clippy, a C compiler, git, curl and protoc; on Debian, as
 # root, it installs what else is missing. One line a step, the output of a step that fails, and PASS or
 # FAIL at the end with the exit code. CARGO_TARGET_DIR is honoured; ./target is the default.
 set -euo pipefail
@@ -106,7 +106,8 @@ find_cargo_deny() {
 }
 
 source scripts/debian.sh
-install_missing cc:gcc git:git curl:curl
+# protoc: for the client of etcd in benches/compare-etcd.
+install_missing cc:gcc git:git curl:curl protoc:protobuf-compiler
 require_rust
 
 step format cargo fmt --check
@@ -119,10 +120,12 @@ else
   skip deny "cargo-deny cannot be installed (try: cargo install cargo-deny --locked)"
 fi
 step test cargo test --locked
-# Its build needs protoc, so that only what would stop it at once is looked at here.
 BENCHMARKS=benches/compare-etcd/Cargo.toml
+in_benchmarks() {
+  CARGO_TARGET_DIR="$CARGO_TARGET_DIR/compare" cargo "$1" --locked --manifest-path "$BENCHMARKS" "${@:2}"
+}
 step benchmarks-format cargo fmt --check --manifest-path "$BENCHMARKS"
-step benchmarks-lock cargo metadata --locked --format-version 1 --manifest-path "$BENCHMARKS"
+step benchmarks-clippy in_benchmarks clippy --all-targets -- -D warnings
 step simulation-format cargo fmt --check --manifest-path "$SIMULATION"
 step simulation-clippy in_simulation clippy --all-targets -- -D warnings
 step simulation-test in_simulation test --lib

@@ -53,7 +53,8 @@ impl AspenCluster {
             let ticket = node.ticket.clone();
             self.nodes.push(node);
             let began = Instant::now();
-            until_ok("a node is added", || self.aspen(&["member", "add-learner", &ticket])).await?;
+            let add = ["member", "add-learner", &ticket];
+            until_ok("a node is added", || self.aspen(&add)).await?;
             // A vote is given to a node that has caught up, and to no other.
             let id = number.to_string();
             let promote = ["member", "promote", &id];
