@@ -79,8 +79,7 @@ impl Store {
     async fn open(dir: &Path) -> Result<Self, anyhow::Error> {
         let options = StorageOptions::default();
         let progress = Arc::new(Progress::default());
-        let mut log =
-            RedbLog::open(&dir.join(LOG_FILE), usize::try_from(options.cache_bytes)?, progress.clone())?;
+        let mut log = RedbLog::open(&dir.join(LOG_FILE), options.log_cache(), progress.clone())?;
         let mut state = state_redb::open(dir, options, progress)?;
         let last = log.get_log_state().await?.last_log_id.context("the node has no cluster yet")?;
         // What is committed and not applied is the node's own to apply.

@@ -195,7 +195,7 @@ pub struct RaftConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StorageOptions {
-    /// Page cache of each database file.
+    /// Page cache of the state. The log has one of at most 16 MiB.
     pub cache_bytes: u64,
     /// Longest time between two durable checkpoints of the state.
     pub checkpoint_interval_ms: u64,

@@ -80,6 +80,10 @@ pub const LOG_PURGE_STEP_MAX_ENTRIES: u64 = 512;
 /// known to be higher after a restart, once a leader says so.
 pub const COMMITTED_SAVE_INTERVAL_MS: u64 = 1_000;
 
+/// Page cache of the log, if the state's is not smaller. Only its end is written and read again, and a little
+/// of its beginning when it is purged: twice a batch, of which half the cache may wait to be written.
+pub const LOG_CACHE_MAX_BYTES: u64 = 2 * LOG_BATCH_MAX_BYTES as u64;
+
 /// Page cache of the metadata, which fits into a few pages.
 pub const METADATA_CACHE_BYTES: usize = 1024 * 1024;
 
@@ -116,7 +120,7 @@ pub const SNAPSHOT_FLUSH_WAIT_MS: u64 = 30_000;
 /// Pause between two looks at the flushed log, a little less than an fsync takes.
 pub const FLUSH_POLL_INTERVAL_MS: u64 = 1;
 
-/// Page cache of each database file.
+/// Page cache of the state.
 pub const CACHE_DEFAULT_BYTES: u64 = 128 * 1024 * 1024;
 
 /// Part of the disk, as a divisor, that is kept free by default: room for deletes, which write as much
@@ -622,6 +626,9 @@ pub const BENCH_IROH_CONNECTIONS_COUNT: usize = 16;
 
 /// Keys that the command line asks for at a time.
 pub const CLI_PAGE_KEYS: u64 = 1_000;
+
+/// Heaps of the C library's allocator in one process.
+pub const MEMORY_ARENAS_MAX_COUNT: i32 = 4;
 
 /// Time that a stopping node gives to requests in work, and to each of its parts.
 pub const STOP_TIMEOUT_MS: u64 = 3_000;

@@ -4,6 +4,7 @@
 //! alone. A part that fails for good ends the node with the reason.
 
 mod actors;
+pub mod arenas;
 mod banner;
 pub mod care;
 pub mod data_dir;

@@ -57,7 +57,7 @@ pub use log_view::LogError;
 /// What the databases are opened with.
 #[derive(Clone, Copy, Debug)]
 pub struct StorageOptions {
-    /// Page cache of one database file.
+    /// Page cache of the state.
     pub cache_bytes: u64,
     /// Longest time between two durable checkpoints of the state while it changes.
     pub checkpoint_interval: Duration,
@@ -73,6 +73,12 @@ impl Default for StorageOptions {
 }
 
 impl StorageOptions {
+    /// Bytes of the page cache of the log.
+    pub fn log_cache(&self) -> usize {
+        let bytes = self.cache_bytes.min(limits::LOG_CACHE_MAX_BYTES);
+        usize::try_from(bytes).expect("the bound of the log's cache fits into memory")
+    }
+
     fn cache(&self) -> usize {
         usize::try_from(self.cache_bytes).unwrap_or(usize::MAX)
     }

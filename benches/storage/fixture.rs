@@ -29,8 +29,7 @@ pub fn directory() -> TempDir {
 
 /// An empty log.
 pub fn log(dir: &TempDir, progress: Arc<Progress>) -> RedbLog {
-    let cache_bytes = usize::try_from(StorageOptions::default().cache_bytes).unwrap();
-    RedbLog::open(&dir.path().join("raft.redb"), cache_bytes, progress).unwrap()
+    RedbLog::open(&dir.path().join("raft.redb"), StorageOptions::default().log_cache(), progress).unwrap()
 }
 
 /// An empty state.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use aspen::config::flags::{Command, Flags};
 use aspen::config::{Config, Loaded, Sources};
-use aspen::node::{self, Banner, Surroundings, care, identity, open_files};
+use aspen::node::{self, Banner, Surroundings, arenas, care, identity, open_files};
 use aspen::transport::ticket::NodeTicket;
 use aspen::{metrics, telemetry};
 use clap::Parser;
@@ -82,6 +82,7 @@ fn finish(outcome: Result<care::Outcome, care::CareError>) -> ExitCode {
 fn run(config: Config, settings: String) -> anyhow::Result<()> {
     let journal_stream = std::env::var("JOURNAL_STREAM").ok();
     let logs = telemetry::init(config.log_format, &config.log_filter, journal_stream.as_deref())?;
+    arenas::bound();
     open_files::raise_limit();
     let figures = metrics::install()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("aspen").build()?;

@@ -81,12 +81,11 @@ pub(super) async fn start(
                 cache_bytes: config.storage_options.cache_bytes,
                 checkpoint_interval: Duration::from_millis(config.storage_options.checkpoint_interval_ms),
             };
-            let cache_bytes = usize::try_from(options.cache_bytes).unwrap_or(usize::MAX);
             let reserve = config.storage_options.disk_reserve_bytes;
             let space = Space::watch(free_space::probe(data_dir.path()), reserve, progress.clone());
             let unknown = StorageError::io("ask for the room in", data_dir.path());
             let space = Arc::new(space.map_err(|source| NodeError::Storage(unknown(source)))?);
-            let log = RedbLog::open(&path, cache_bytes, progress.clone())?;
+            let log = RedbLog::open(&path, options.log_cache(), progress.clone())?;
             let state = state_redb::open(data_dir.path(), options, progress.clone())
                 .map_err(|source| NodeError::state(data_dir.path(), source))?;
             ensure_state_meets_log(data_dir.path(), &log, &state)?;
