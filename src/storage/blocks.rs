@@ -54,13 +54,18 @@ impl std::fmt::Display for Part {
     }
 }
 
-/// Why a file cannot be read on. Whose file it is, the error made of this one says.
+/// Why a file cannot be read on.
 #[derive(Debug)]
-pub(super) enum BlockError {
+pub enum BlockError {
     /// It begins with something else.
     Foreign,
-    /// It has another version.
-    Version(u32),
+    /// Another version of Aspen made it.
+    Version {
+        /// The version of the file's format.
+        found: u32,
+        /// The one that is known here.
+        known: u32,
+    },
     /// It ends too early.
     Truncated,
     /// A checksum does not match.
@@ -72,6 +77,24 @@ pub(super) enum BlockError {
 }
 
 impl BlockError {
+    /// The error in a sentence about a file that is a `kind`.
+    pub(super) fn of(&self, kind: &str) -> String {
+        match self {
+            Self::Foreign => format!("this is no {kind} of Aspen's"),
+            Self::Version { found, known } => format!(
+                "the {kind} has format {found}, and this program knows format {known} only: use the Aspen that made it, or a newer one"
+            ),
+            Self::Truncated => {
+                format!("the {kind} ends in the middle: it was not written or transferred to its end")
+            }
+            Self::Checksum(part) => {
+                format!("the {kind}'s {part} fails its checksum: it was altered, or is damaged")
+            }
+            Self::Malformed(part, reason) => format!("the {kind}'s {part} is malformed: {reason}"),
+            Self::Io(error) => format!("reading the {kind} failed: {error}"),
+        }
+    }
+
     pub(super) fn malformed(part: Part, reason: impl Into<String>) -> Self {
         Self::Malformed(part, reason.into())
     }
@@ -189,7 +212,7 @@ pub(super) fn read_start(input: &mut impl Read, magic: Magic, version: u32) -> R
     }
     match read_u32(input)? {
         found if found == version => Ok(()),
-        found => Err(BlockError::Version(found)),
+        found => Err(BlockError::Version { found, known: version }),
     }
 }
 

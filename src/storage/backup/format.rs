@@ -47,50 +47,12 @@ pub struct BackupHeader {
 
 /// Why bytes are no backup that can be used.
 #[derive(Debug, thiserror::Error)]
-pub enum BackupError {
-    /// They begin with something else.
-    #[error("this is no backup of Aspen's")]
-    Foreign,
-    /// A newer Aspen made it.
-    #[error(
-        "the backup has format {found}, and this program knows format {VERSION} only: use the Aspen that made it, or a newer one"
-    )]
-    Version {
-        /// The version found.
-        found: u32,
-    },
-    /// They end too early.
-    #[error("the backup ends in the middle: it was not written or transferred to its end")]
-    Truncated,
-    /// A checksum does not match.
-    #[error("the backup's {part} fails its checksum: it was altered, or is damaged")]
-    Checksum {
-        /// Which part.
-        part: Part,
-    },
-    /// The checksums match, but the content makes no sense.
-    #[error("the backup's {part} is malformed: {reason}")]
-    Malformed {
-        /// Which part.
-        part: Part,
-        /// What is wrong.
-        reason: String,
-    },
-    /// Reading failed.
-    #[error("reading the backup failed: {0}")]
-    Io(#[from] io::Error),
-}
+#[error("{}", .0.of("backup"))]
+pub struct BackupError(BlockError);
 
 impl From<BlockError> for BackupError {
     fn from(error: BlockError) -> Self {
-        match error {
-            BlockError::Foreign => Self::Foreign,
-            BlockError::Version(found) => Self::Version { found },
-            BlockError::Truncated => Self::Truncated,
-            BlockError::Checksum(part) => Self::Checksum { part },
-            BlockError::Malformed(part, reason) => Self::Malformed { part, reason },
-            BlockError::Io(error) => Self::Io(error),
-        }
+        Self(error)
     }
 }
 
@@ -254,15 +216,15 @@ impl BackupDecoder {
     /// Says that no bytes follow.
     ///
     /// # Errors
-    /// [`BackupError::Truncated`], unless all of it was there; and where more than that was.
+    /// [`BlockError::Truncated`], unless all of it was there; and where more than that was.
     pub fn finish(&self) -> Result<(), BackupError> {
         if self.header.is_none() && !MAGIC.starts_with(&self.input[..self.input.len().min(MAGIC.len())]) {
-            return Err(BackupError::Foreign);
+            return Err(BlockError::Foreign.into());
         }
         match (self.has_ended, self.input.is_empty()) {
             (true, true) => Ok(()),
             (true, false) => Err(BlockError::malformed(Part::Trailer, "bytes follow it").into()),
-            (false, _) => Err(BackupError::Truncated),
+            (false, _) => Err(BlockError::Truncated.into()),
         }
     }
 

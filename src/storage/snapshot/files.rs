@@ -15,6 +15,7 @@ use super::format::{self, SnapshotError};
 use super::{SnapshotData, SnapshotFile};
 use crate::raft::types::SnapshotMeta;
 use crate::storage::StorageError;
+use crate::storage::blocks::BlockError;
 use crate::storage::disk::{self, Appender, Disk, DiskFile};
 
 pub(in crate::storage) const FINISHED: &str = "snapshot";
@@ -195,10 +196,10 @@ pub(crate) fn open_finished(
     disk: &dyn Disk,
     path: &Path,
 ) -> Result<(SnapshotMeta, SnapshotData), SnapshotError> {
-    let file = SnapshotFile::open(disk, path).map_err(SnapshotError::Io)?;
-    let trailer_at = file.len.checked_sub(format::TRAILER_BYTES as u64).ok_or(SnapshotError::Truncated)?;
+    let file = SnapshotFile::open(disk, path).map_err(BlockError::Io)?;
+    let trailer_at = file.len.checked_sub(format::TRAILER_BYTES as u64).ok_or(BlockError::Truncated)?;
     let mut trailer = [0; format::TRAILER_BYTES];
-    file.file.read_exact_at(trailer_at, &mut trailer).map_err(SnapshotError::Io)?;
+    file.file.read_exact_at(trailer_at, &mut trailer).map_err(BlockError::Io)?;
     format::has_trailer(&trailer)?;
     let data = SnapshotData::File(Arc::new(file));
     let meta = format::read_meta(&mut BufReader::new(data.reader()))?;

@@ -24,32 +24,9 @@ const VERSION: u32 = 1;
 /// Why bytes are no snapshot that can be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    /// They begin with something else.
-    #[error("this is no snapshot of Aspen's")]
-    Foreign,
-    /// A newer node made it.
-    #[error("the snapshot has format {found}, but this node knows format {VERSION} only: upgrade it")]
-    Version {
-        /// The version found.
-        found: u32,
-    },
-    /// They end too early.
-    #[error("the snapshot ends in the middle: it was not transferred or written to its end")]
-    Truncated,
-    /// A checksum does not match.
-    #[error("the snapshot's {part} fails its checksum: it is damaged")]
-    Checksum {
-        /// Which part.
-        part: Part,
-    },
-    /// The checksums match, but the content makes no sense.
-    #[error("the snapshot's {part} is malformed: {reason}")]
-    Malformed {
-        /// Which part.
-        part: Part,
-        /// What is wrong.
-        reason: String,
-    },
+    /// They are no blocks of a snapshot, or not all of them.
+    #[error("{}", .0.of("snapshot"))]
+    Blocks(BlockError),
     /// The content is that of another state.
     #[error("the snapshot holds the state at {found}, but it was announced as that at {announced}")]
     OtherState {
@@ -58,33 +35,23 @@ pub enum SnapshotError {
         /// The state announced.
         announced: Box<SnapshotMeta>,
     },
-    /// Reading failed.
-    #[error("reading the snapshot failed: {0}")]
-    Io(io::Error),
     /// Storing a row failed.
     #[error(transparent)]
     State(#[from] StateError),
 }
 
-impl From<SnapshotError> for io::Error {
-    fn from(error: SnapshotError) -> Self {
-        match error {
-            SnapshotError::Io(error) => error,
-            SnapshotError::State(error) => error.into(),
-            damaged => Self::new(io::ErrorKind::InvalidData, damaged),
-        }
+impl From<BlockError> for SnapshotError {
+    fn from(error: BlockError) -> Self {
+        Self::Blocks(error)
     }
 }
 
-impl From<BlockError> for SnapshotError {
-    fn from(error: BlockError) -> Self {
+impl From<SnapshotError> for io::Error {
+    fn from(error: SnapshotError) -> Self {
         match error {
-            BlockError::Foreign => Self::Foreign,
-            BlockError::Version(found) => Self::Version { found },
-            BlockError::Truncated => Self::Truncated,
-            BlockError::Checksum(part) => Self::Checksum { part },
-            BlockError::Malformed(part, reason) => Self::Malformed { part, reason },
-            BlockError::Io(error) => Self::Io(error),
+            SnapshotError::Blocks(BlockError::Io(error)) => error,
+            SnapshotError::State(error) => error.into(),
+            damaged => Self::new(io::ErrorKind::InvalidData, damaged),
         }
     }
 }
@@ -203,5 +170,5 @@ fn take_row<'c>(rest: &mut &'c [u8]) -> Result<Row<'c>, String> {
 }
 
 fn malformed(part: Part, reason: impl Into<String>) -> SnapshotError {
-    SnapshotError::Malformed { part, reason: reason.into() }
+    BlockError::malformed(part, reason).into()
 }

@@ -5,6 +5,7 @@ use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 
 use super::*;
+use crate::storage::blocks::BlockError;
 use crate::storage::disk::RealDisk;
 use crate::storage::record;
 use crate::storage::tables::{MemTables, Table, WriteTables, dump};
@@ -56,7 +57,7 @@ fn every_truncation_and_every_addition_is_noticed() {
     let whole = small();
     for length in 0..whole.len() {
         let error = read_back(&whole[..length]).unwrap_err();
-        assert!(matches!(error, SnapshotError::Truncated), "{length}: {error}");
+        assert!(matches!(error, SnapshotError::Blocks(BlockError::Truncated)), "{length}: {error}");
     }
     let mut longer = whole;
     longer.push(0);
@@ -73,16 +74,19 @@ fn chunk_that_is_missing_is_noticed_although_the_others_are_whole() {
     let mut missing = whole[..first_chunk].to_vec();
     missing.extend_from_slice(&whole[first_chunk + block_bytes..]);
     let error = read_back(&missing).unwrap_err();
-    assert!(matches!(error, SnapshotError::Malformed { part: Part::Trailer, .. }), "{error}");
+    assert!(matches!(error, SnapshotError::Blocks(BlockError::Malformed(Part::Trailer, _))), "{error}");
 }
 
 #[test]
 fn newer_version_and_foreign_bytes_say_what_they_are() {
     let mut newer = small();
     newer[8] = 2;
-    assert!(matches!(read_back(&newer).unwrap_err(), SnapshotError::Version { found: 2 }));
+    assert!(matches!(
+        read_back(&newer).unwrap_err(),
+        SnapshotError::Blocks(BlockError::Version { found: 2, known: 1 })
+    ));
     let foreign = read_back(b"SQLite format 3\0").unwrap_err();
-    assert!(matches!(foreign, SnapshotError::Foreign), "{foreign}");
+    assert!(matches!(foreign, SnapshotError::Blocks(BlockError::Foreign)), "{foreign}");
 }
 
 #[test]

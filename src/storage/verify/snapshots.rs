@@ -5,6 +5,7 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use crate::raft::types::SnapshotMeta;
+use crate::storage::blocks::BlockError;
 use crate::storage::damage::{Damage, Place};
 use crate::storage::record;
 use crate::storage::snapshot::SnapshotError;
@@ -52,7 +53,7 @@ pub(in crate::storage) fn list(dir: &Path) -> std::io::Result<Snapshots> {
 pub(in crate::storage) fn survey(path: &Path) -> Result<SnapshotFacts, Damage> {
     read(path).map_err(|error| {
         let place = match &error {
-            SnapshotError::Checksum { part } | SnapshotError::Malformed { part, .. } => {
+            SnapshotError::Blocks(BlockError::Checksum(part) | BlockError::Malformed(part, _)) => {
                 Place::Part(part.to_string())
             }
             SnapshotError::State(
@@ -65,7 +66,7 @@ pub(in crate::storage) fn survey(path: &Path) -> Result<SnapshotFacts, Damage> {
 }
 
 fn read(path: &Path) -> Result<SnapshotFacts, SnapshotError> {
-    let file = File::open(path).map_err(SnapshotError::Io)?;
+    let file = File::open(path).map_err(BlockError::Io)?;
     let mut check = SnapshotCheck::begin(BufReader::new(file))?;
     while check.next_chunk(record::check_row)?.is_some() {}
     Ok(SnapshotFacts { path: path.to_owned(), meta: check.meta().clone(), records: check.rows() })
