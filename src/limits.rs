@@ -338,6 +338,9 @@ pub const PURGED_READ_WAIT_MS: u64 = 20_000;
 /// there is something to send.
 pub const STREAM_IDLE_MS: u64 = 5_000;
 
+/// Time after which a follower ends such a stream, if the leader has not. Heartbeats come far more often.
+pub const STREAM_ABANDONED_MS: u64 = STREAM_IDLE_MS * 2;
+
 /// Time for entries that a snapshot covers to get on disk before the snapshot is acknowledged.
 pub const SNAPSHOT_ACK_WAIT_MS: u64 = 20_000;
 
@@ -346,6 +349,9 @@ pub const WIRE_MESSAGE_MAX_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Piece of a snapshot on the wire.
 pub const WIRE_SNAPSHOT_PIECE_BYTES: usize = 256 * 1024;
+
+/// Time for the next piece of a snapshot to arrive. As long as the leader waits for one to be taken.
+pub const WIRE_SNAPSHOT_PIECE_TIMEOUT_MS: u64 = 15_000;
 
 /// Streams that one peer may have open at a time on one connection.
 pub const WIRE_STREAMS_MAX_COUNT: u32 = 1_024;
@@ -392,8 +398,38 @@ pub const WIRE_ANSWER_TIMEOUT_MS: u64 = 10_000;
 /// Time to set a connection up: handshake and hello.
 pub const WIRE_CONNECT_TIMEOUT_MS: u64 = 3_000;
 
-/// Strangers whose attempts are remembered, so that each is logged once in a while and not each time.
-pub const STRANGERS_REMEMBERED_MAX_COUNT: usize = 1_024;
+/// Bytes that a caller may have sent, unread, before it is let in. Its hello has a few hundred.
+pub const WIRE_UNKNOWN_WINDOW_BYTES: u32 = 64 * 1024;
+
+/// Bytes that a caller that was let in may have sent, unread, on all streams of a connection. More than a
+/// dozen streams can have at a time.
+pub const WIRE_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+
+/// Streams that a caller may open before it is let in: that of its hello, or of its ticket, and one too many,
+/// which shows that it did not wait.
+pub const WIRE_UNKNOWN_STREAMS_MAX_COUNT: u32 = 2;
+
+/// Strangers that may be turned away one right after the other, of those from one source. A misconfigured
+/// node or client, which tries every few seconds, never gets there.
+pub const STRANGERS_OF_SOURCE_MAX_COUNT: u64 = 200;
+
+/// Time after which another one may be. The turning away of five a second costs less than a hundredth of a
+/// processor.
+pub const STRANGER_SOURCE_INTERVAL_MS: u64 = 200;
+
+/// The same of all strangers together.
+pub const STRANGERS_MAX_COUNT: u64 = 1_000;
+
+/// Time after which another one of all strangers may be turned away. Twenty a second are a few hundredths of
+/// a processor, and iroh never forgets some 200 bytes for each new key: 350 MB a day at worst.
+pub const STRANGER_INTERVAL_MS: u64 = 50;
+
+/// Sources of strangers, and of those who were let in, that are remembered.
+pub const STRANGER_SOURCES_MAX_COUNT: usize = 1_024;
+
+/// Strangers whose attempts are remembered, so that each is logged once in a while and not each time. More
+/// at once than an operator would read.
+pub const STRANGERS_REMEMBERED_MAX_COUNT: usize = 64;
 
 /// Time between two log lines about the same stranger.
 pub const STRANGER_LOG_INTERVAL_MS: u64 = 10_000;
@@ -687,6 +723,9 @@ const _: () = assert!(((FORWARD_BATCH_MAX_BYTES + COMMAND_MAX_BYTES) * 2) as u64
 const _: () =
     assert!(((FORWARD_BATCH_MAX_BYTES + COMMAND_MAX_BYTES) * 2) as u64 <= WIRE_CLIENT_MESSAGE_MAX_BYTES);
 const _: () = assert!(WIRE_CLIENT_MESSAGE_MAX_BYTES <= WIRE_MESSAGE_MAX_BYTES);
+const _: () = assert!(JOIN_REQUEST_MAX_BYTES < WIRE_UNKNOWN_WINDOW_BYTES as u64);
+const _: () = assert!(STRANGER_INTERVAL_MS < STRANGER_SOURCE_INTERVAL_MS);
+const _: () = assert!(STRANGERS_OF_SOURCE_MAX_COUNT < STRANGERS_MAX_COUNT);
 const _: () = assert!(WIRE_CLIENT_MESSAGE_MAX_BYTES * 16 <= WIRE_CLIENT_REQUESTS_MAX_BYTES as u64);
 const _: () = assert!(((FORWARD_BATCH_MAX_BYTES + RANGE_MAX_BYTES) * 2) as u64 <= WIRE_MESSAGE_MAX_BYTES);
 const _: () = assert!(LOG_BATCH_MAX_BYTES < LOG_QUEUE_MAX_BYTES);

@@ -75,6 +75,8 @@ const FIGURES: &[(&str, Kind, &str)] = &[
     ("aspen_store_revision", Kind::Gauge, "Revision of the store on this node"),
     (traffic::DIALS_TOTAL, Kind::Counter, "Connections dialed, by result"),
     ("aspen_transport_handshakes_dropped_total", Kind::Counter, "Handshakes dropped for too many at a time"),
+    ("aspen_joins_refused_total", Kind::Counter, "Callers without a ticket that was taken"),
+    ("aspen_transport_strangers_refused_total", Kind::Counter, "Connections refused unseen, as strangers'"),
     ("aspen_transport_hellos_refused_total", Kind::Counter, "Hellos refused, for another node or cluster"),
     ("aspen_transport_panics_total", Kind::Counter, "Answers to peers that failed unexpectedly"),
     ("aspen_transport_rejected_total", Kind::Counter, "Connections of unknown keys turned away"),

@@ -6,6 +6,8 @@
 //! # Tiger Style
 //! - A connection is admitted by key and purpose in the handshake, and again by what it says at its
 //!   hello.
+//! - Until then it has two streams and a window of 64 KiB, and strangers use up their own share of
+//!   handshakes.
 //! - Every message has a size limit, checked before memory is taken, and every wait a bound.
 //! - Bulk never shares a connection with heartbeats and votes.
 
@@ -15,6 +17,7 @@ pub mod client;
 mod forward;
 pub mod founding;
 mod frame;
+mod gate;
 mod heartbeat;
 mod hello;
 pub mod join;
@@ -38,13 +41,17 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use iroh::address_lookup::MemoryLookup;
-use iroh::endpoint::{PortmapperConfig, QuicTransportConfig, VarInt, presets};
+use iroh::endpoint::{
+    Connection, PortmapperConfig, QuicTransportConfig, QuicTransportConfigBuilder, ServerConfig, VarInt,
+    presets,
+};
 use iroh::{Endpoint, RelayMode, RelayUrl, SecretKey, TransportAddr, Watcher};
 use iroh_metrics::Registry;
 use tokio::sync::Semaphore;
 
 use self::admission::{Admission, GuestList};
 use self::forward::ForwardLines;
+use self::gate::Gate;
 use self::link::Links;
 use self::network::Network;
 use self::peers::PeerBook;
@@ -148,6 +155,9 @@ struct Inner {
     metadata: Metadata,
     book: PeerBook,
     guests: GuestList,
+    gate: Gate,
+    /// What a connection may do before its caller is let in.
+    unknown: Arc<ServerConfig>,
     links: Links,
     forward_lines: ForwardLines,
     timeouts: LinkTimeouts,
@@ -201,7 +211,12 @@ impl Transport {
             .bind()
             .await
             .map_err(|error| refused(format!("{error:#}")))?;
+        let alpns = protocol::ALPNS.iter().map(|alpn| alpn.to_vec()).collect();
+        let unknown = endpoint.create_server_config_builder(alpns);
+        let unknown = unknown.set_transport_config(quic_of_unknown(&settings.timeouts)).build();
         Ok(Self(Arc::new(Inner {
+            gate: Gate::new(),
+            unknown: Arc::new(unknown),
             links: Links::default(),
             forward_lines: ForwardLines::default(),
             endpoint,
@@ -324,6 +339,25 @@ impl Transport {
 }
 
 fn quic(timeouts: &LinkTimeouts) -> QuicTransportConfig {
+    let streams = VarInt::from_u32(limits::WIRE_STREAMS_MAX_COUNT);
+    quic_builder(timeouts).max_concurrent_bidi_streams(streams).build()
+}
+
+/// The same for callers, of whom nothing is known yet. They get the rest with [`let_loose`].
+fn quic_of_unknown(timeouts: &LinkTimeouts) -> QuicTransportConfig {
+    quic_builder(timeouts)
+        .max_concurrent_bidi_streams(VarInt::from_u32(limits::WIRE_UNKNOWN_STREAMS_MAX_COUNT))
+        .receive_window(VarInt::from_u32(limits::WIRE_UNKNOWN_WINDOW_BYTES))
+        .build()
+}
+
+/// Gives a caller that was let in what a connection may have.
+fn let_loose(connection: &Connection) {
+    connection.set_receive_window(VarInt::from_u32(limits::WIRE_WINDOW_BYTES));
+    connection.set_max_concurrent_bi_streams(VarInt::from_u32(limits::WIRE_STREAMS_MAX_COUNT));
+}
+
+fn quic_builder(timeouts: &LinkTimeouts) -> QuicTransportConfigBuilder {
     let idle = timeouts.idle.try_into().expect("the idle timeout is some seconds");
     // The stream receive window keeps its default: larger ones have killed connections.
     QuicTransportConfig::builder()
@@ -331,9 +365,8 @@ fn quic(timeouts: &LinkTimeouts) -> QuicTransportConfig {
         .keep_alive_interval(timeouts.keep_alive)
         .default_path_max_idle_timeout(timeouts.path_idle)
         .default_path_keep_alive_interval(timeouts.keep_alive)
-        .max_concurrent_bidi_streams(VarInt::from_u32(limits::WIRE_STREAMS_MAX_COUNT))
+        .receive_window(VarInt::from_u32(limits::WIRE_WINDOW_BYTES))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
-        .build()
 }
 
 /// One open connection, for operators.
@@ -350,7 +383,7 @@ pub struct PeerConnection {
 }
 
 impl PeerConnection {
-    fn of(connection: &iroh::endpoint::Connection) -> Self {
+    fn of(connection: &Connection) -> Self {
         let paths = connection.paths();
         let selected = paths.iter().find(|path| path.is_selected());
         Self {

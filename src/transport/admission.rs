@@ -39,6 +39,11 @@ impl GuestList {
         }
         self.book.admitted(key).is_some() || alpn == ALPN_CLIENT && self.client_keys.contains(key)
     }
+
+    /// Whether a key may use any protocol at all.
+    pub(super) fn is_known(&self, key: &PublicKey) -> bool {
+        self.admits(key, ALPN_CLIENT)
+    }
 }
 
 /// Lets known keys in and turns all others away.

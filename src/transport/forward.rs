@@ -6,17 +6,17 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use iroh::endpoint::Connection;
-use irpc::WithChannels;
+use futures::Stream;
+use iroh::endpoint::{Connection, RecvStream, SendStream};
 use irpc_iroh::IrohRemoteConnection;
 use tokio::time::Instant;
 
 use super::Transport;
-use super::frame::StreamError;
+use super::frame::{StreamError, next_len, read_rest};
 use super::link::Lane;
-use super::numbered::Payload;
 use super::numbered::line::{Line, PIPELINE_DEPTH};
-use super::numbered::serve::{messages, serve as answer_all};
+use super::numbered::serve::serve as answer_all;
+use super::numbered::{Numbered, Payload};
 use super::protocol::{ForwardAnswer, ForwardStream, Forwarded, RaftRpcProtocol};
 use crate::kv::forward::{ForwardError, ForwardHandler, ForwardReply, ForwardRequest, Forwarder};
 use crate::kv::types::{ClusterError, NodeId, Peer, PublicKey};
@@ -159,12 +159,32 @@ fn open_line(node_id: NodeId, connection: Connection, patience: Duration) -> For
 
 /// Answers what another node forwards on a stream.
 pub(super) async fn serve(
-    stream: WithChannels<ForwardStream, RaftRpcProtocol>,
+    send: SendStream,
+    recv: RecvStream,
     handler: &dyn ForwardHandler,
 ) -> Result<(), StreamError> {
-    let WithChannels { tx, rx, .. } = stream;
     let answer = |request| handler.handle(request);
-    answer_all(messages(rx), tx, limits::FORWARD_RUNNING_MAX_COUNT, answer).await
+    answer_all(messages(recv), send.into(), limits::FORWARD_RUNNING_MAX_COUNT, answer).await
+}
+
+/// The messages of a stream, as a stream in the other sense: one that is half read is not dropped.
+fn messages(recv: RecvStream) -> impl Stream<Item = Numbered<ForwardRequest>> {
+    futures::stream::unfold(recv, |mut recv| async move {
+        match next_message(&mut recv).await {
+            Ok(message) => message.map(|message| (message, recv)),
+            Err(error) => {
+                tracing::debug!("a stream of requests broke off: {error}");
+                None
+            }
+        }
+    })
+}
+
+async fn next_message(recv: &mut RecvStream) -> Result<Option<Numbered<ForwardRequest>>, StreamError> {
+    match next_len(recv, limits::WIRE_MESSAGE_MAX_BYTES).await? {
+        Some(len) => Ok(Some(read_rest(recv, len).await?)),
+        None => Ok(None),
+    }
 }
 
 impl Payload for ForwardRequest {

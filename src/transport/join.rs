@@ -79,26 +79,30 @@ pub enum JoinError {
 }
 
 impl Transport {
-    /// Serves one stranger.
-    pub(super) async fn serve_join(&self, connection: &Connection, handlers: &Handlers) {
+    /// Serves one stranger; true if it had a ticket that this cluster took.
+    pub(super) async fn serve_join(&self, connection: &Connection, handlers: &Handlers) -> bool {
         let Ok(_permit) = self.0.joins.try_acquire() else {
             connection.close(VarInt::from_u32(BUSY), b"too many new nodes at a time: try again");
-            return;
+            return false;
         };
-        match self.answer_join(connection, handlers).await {
-            Ok(()) => {
+        let came_in = match self.answer_join(connection, handlers).await {
+            Ok(came_in) => {
                 // The answer is on its way; the caller closes once it has read it.
                 let limit = Duration::from_millis(limits::WIRE_CONNECT_TIMEOUT_MS);
                 tokio::time::timeout(limit, connection.closed()).await.ok();
+                came_in
             }
             Err(error) => {
                 tracing::debug!(peer = %connection.remote_id().fmt_short(), "a stranger asked for nothing: {error}");
+                false
             }
-        }
+        };
         connection.close(VarInt::from_u32(0), b"answered");
+        came_in
     }
 
-    async fn answer_join(&self, connection: &Connection, handlers: &Handlers) -> Result<(), StreamError> {
+    /// Answers a request to be let in, and says whether it was.
+    async fn answer_join(&self, connection: &Connection, handlers: &Handlers) -> Result<bool, StreamError> {
         let limit = Duration::from_millis(limits::WIRE_REQUEST_READ_TIMEOUT_MS);
         let accepted = tokio::time::timeout(limit, connection.accept_bi()).await;
         let accepted = accepted.map_err(|_| StreamError::TooSlow(limits::WIRE_REQUEST_READ_TIMEOUT_MS))?;
@@ -112,11 +116,12 @@ impl Transport {
                 tracing::info!(%key, "a new node comes in with a ticket, as node {node_id}");
             }
             Err(error) => {
-                metrics::counter!("aspen_joins_refused_total").increment(1);
                 tracing::warn!(%key, "a new node was not let in: {error}");
             }
         }
-        tx.send(answer).await.map_err(|error| StreamError::Send(error.to_string()))
+        let came_in = answer.is_ok();
+        tx.send(answer).await.map_err(|error| StreamError::Send(error.to_string()))?;
+        Ok(came_in)
     }
 
     async fn join(

@@ -213,6 +213,18 @@ impl PeerBook {
         self.lock().node_of(key)
     }
 
+    /// Whether a known node has this address, by anybody's word.
+    pub(super) fn is_known_address(&self, addr: &SocketAddr) -> bool {
+        let state = self.lock();
+        let State { declared, members, vouched, heard, .. } = &*state;
+        let mut infos = declared
+            .values()
+            .chain(members.nodes.values())
+            .chain(vouched.nodes.values())
+            .chain(heard.values());
+        infos.any(|info| info.addresses.contains(addr))
+    }
+
     /// What is known of a node, with its newest addresses first.
     pub fn lookup(&self, node_id: NodeId) -> Option<Peer> {
         let state = self.lock();

@@ -2,32 +2,35 @@
 //! connection, and one for each stream.
 //!
 //! # Tiger Style
-//! A stream that is malformed, slow or panics ends alone.
+//! A stream that is malformed, slow or panics ends alone. Who may begin a handshake, [`gate`](super::gate)
+//! decides.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use iroh::endpoint::{Connection, Incoming, RecvStream, SendStream, VarInt};
+use iroh::endpoint::{ConnectingError, Connection, Incoming, IncomingAddr, RecvStream, SendStream, VarInt};
 use irpc::WithChannels;
 use irpc::channel::mpsc;
+use irpc::rpc::RemoteService;
 use openraft::EntryPayload;
 use openraft::raft::AppendEntriesRequest;
-use tokio::sync::Semaphore;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::actor::ActorDoor;
 use super::admission::REFUSED;
 use super::client::serve::ClientService;
-use super::frame::{StreamError, read_request};
+use super::frame::{StreamError, read_first, read_request};
+use super::gate::{Entry, Source};
 use super::protocol::{
     ALPN_ACTOR, ALPN_CLIENT, ALPN_JOIN, ALPN_SNAPSHOT, AppendStream, HelloMessage, HelloProtocol,
     RaftRpcMessage, RaftRpcProtocol, Refusal, SnapshotRpcMessage, SnapshotRpcProtocol,
 };
 use super::ticket::public_key;
 use super::vouching::Members;
-use super::{Transport, forward};
+use super::{Transport, forward, let_loose};
 use crate::kv::forward::ForwardHandler;
 use crate::kv::interface::KeyValueStore;
 use crate::limits;
@@ -76,7 +79,6 @@ impl Transport {
     /// # Errors
     /// [`ServeError`] if the endpoint dies.
     pub async fn serve(self, handlers: Handlers, stop: CancellationToken) -> Result<(), ServeError> {
-        let handshakes = Arc::new(Semaphore::new(limits::WIRE_HANDSHAKES_MAX_COUNT));
         let service = Arc::new(ClientService::new(handlers.store.clone()));
         let mut connections = JoinSet::new();
         loop {
@@ -88,20 +90,23 @@ impl Transport {
                 }
                 incoming = self.0.endpoint.accept() => incoming.ok_or(ServeError::EndpointClosed)?,
             };
-            let Ok(permit) = handshakes.clone().try_acquire_owned() else {
-                metrics::counter!("aspen_transport_handshakes_dropped_total").increment(1);
-                incoming.ignore();
-                continue;
-            };
+            let source = Source::of(&incoming.remote_addr());
+            let Some((incoming, permit)) = self.let_enter(incoming, source) else { continue };
             let (transport, handlers, service) = (self.clone(), handlers.clone(), service.clone());
             connections.spawn(async move {
-                let Some(connection) = shake_hands(incoming).await else { return };
+                let Some(connection) = transport.shake_hands(incoming, source).await else { return };
                 if connection.alpn() == ALPN_JOIN {
                     drop(permit);
-                    return transport.serve_join(&connection, &handlers).await;
+                    if !transport.serve_join(&connection, &handlers).await {
+                        metrics::counter!("aspen_joins_refused_total").increment(1);
+                        transport.0.gate.note_stranger(source, Instant::now());
+                    }
+                    return;
                 }
                 let Some(connection) = transport.welcome(connection).await else { return };
                 drop(permit);
+                transport.0.gate.note_guest(source);
+                let_loose(&connection);
                 if connection.alpn() == ALPN_CLIENT {
                     serve_client(&connection, &service).await;
                 } else if connection.alpn() == ALPN_ACTOR {
@@ -111,6 +116,68 @@ impl Transport {
                 }
             });
         }
+    }
+
+    /// Does what the gate says about a connection; returns it if it may have its handshake.
+    fn let_enter(&self, incoming: Incoming, source: Source) -> Option<(Incoming, OwnedSemaphorePermit)> {
+        let (addr, is_proven) = (incoming.remote_addr(), incoming.remote_addr_validated());
+        let now = Instant::now();
+        match self.0.gate.knock(source, is_proven, now, || self.is_known_at(&addr)) {
+            Entry::Granted(permit) => return Some((incoming, permit)),
+            Entry::Unproven => {
+                if let Err(error) = incoming.retry() {
+                    error.into_incoming().ignore();
+                }
+            }
+            Entry::Refused => {
+                metrics::counter!("aspen_transport_strangers_refused_total").increment(1);
+                if let Some(count) = self.0.gate.note_refusal(now) {
+                    tracing::warn!(
+                        "strangers keep calling: {count} more were refused unseen, the last one from {}",
+                        place(&addr)
+                    );
+                }
+                incoming.refuse();
+            }
+            Entry::Full => {
+                metrics::counter!("aspen_transport_handshakes_dropped_total").increment(1);
+                incoming.ignore();
+            }
+        }
+        None
+    }
+
+    /// Whether a known node is at an address, or comes through a relay, which has checked its key.
+    fn is_known_at(&self, addr: &IncomingAddr) -> bool {
+        match addr {
+            IncomingAddr::Ip(addr) => self.0.book.is_known_address(addr),
+            IncomingAddr::Relay { endpoint_id, .. } => self.0.guests.is_known(&public_key(endpoint_id)),
+            _ => false,
+        }
+    }
+
+    /// Sees a connection through its handshake.
+    async fn shake_hands(&self, incoming: Incoming, source: Source) -> Option<Connection> {
+        let limit = Duration::from_millis(limits::WIRE_CONNECT_TIMEOUT_MS);
+        let addr = incoming.remote_addr();
+        let accepting = match incoming.accept_with(self.0.unknown.clone()) {
+            Ok(accepting) => accepting,
+            Err(error) => {
+                tracing::debug!("a connection was not accepted: {error}");
+                return None;
+            }
+        };
+        match tokio::time::timeout(limit, accepting).await {
+            Ok(Ok(connection)) => return Some(connection),
+            // A node that is known is none, whatever it was turned away from.
+            Ok(Err(ConnectingError::LocallyRejected { .. })) if self.is_known_at(&addr) => {}
+            Ok(Err(ConnectingError::LocallyRejected { .. })) => {
+                self.0.gate.note_stranger(source, Instant::now());
+            }
+            Ok(Err(error)) => tracing::debug!("a handshake failed: {error:#}"),
+            Err(_) => {}
+        }
+        None
     }
 
     /// Sees a connection through its hello.
@@ -190,13 +257,17 @@ impl Transport {
         &self,
         connection: &Connection,
         send: SendStream,
-        recv: RecvStream,
+        mut recv: RecvStream,
         handlers: Handlers,
     ) -> Result<(), StreamError> {
         let raft = &handlers.raft;
-        let sent = match read_request::<RaftRpcProtocol>(send, recv).await? {
+        let request: RaftRpcProtocol = read_first(&mut recv).await?;
+        if let RaftRpcProtocol::ForwardMany(_) = request {
+            return forward::serve(send, recv, &*handlers.forward).await;
+        }
+        let sent = match request.with_remote_channels(recv, send) {
             RaftRpcMessage::Append(request) => return append(request, handlers).await,
-            RaftRpcMessage::ForwardMany(stream) => return forward::serve(stream, &*handlers.forward).await,
+            RaftRpcMessage::ForwardMany(_) => unreachable!("its messages are read one by one"),
             RaftRpcMessage::Vote(WithChannels { inner, tx, .. }) => {
                 let vote = async {
                     self.ensure_may_vote(raft)?;
@@ -260,16 +331,12 @@ async fn serve_client(connection: &Connection, service: &Arc<ClientService>) {
     }
 }
 
-/// Sees a connection through its handshake.
-async fn shake_hands(incoming: Incoming) -> Option<Connection> {
-    let limit = Duration::from_millis(limits::WIRE_CONNECT_TIMEOUT_MS);
-    match tokio::time::timeout(limit, incoming).await {
-        Ok(Ok(connection)) => Some(connection),
-        Ok(Err(error)) => {
-            tracing::debug!("a handshake failed: {error:#}");
-            None
-        }
-        Err(_) => None,
+/// Where somebody is, for a log line.
+fn place(addr: &IncomingAddr) -> String {
+    match addr {
+        IncomingAddr::Ip(addr) => addr.to_string(),
+        IncomingAddr::Relay { url, endpoint_id } => format!("{} through {url}", endpoint_id.fmt_short()),
+        other => format!("{other:?}"),
     }
 }
 
@@ -294,10 +361,16 @@ async fn append(
     let requests = futures::stream::unfold(rx, move |mut rx: Requests| {
         let disk = disk.clone();
         async move {
-            let request = match rx.recv().await {
-                Ok(request) => request?,
-                Err(error) => {
+            // The leader ends a stream that has nothing to do. What is left then is half a message.
+            let abandoned = Duration::from_millis(limits::STREAM_ABANDONED_MS);
+            let request = match tokio::time::timeout(abandoned, rx.recv()).await {
+                Ok(Ok(request)) => request?,
+                Ok(Err(error)) => {
                     tracing::debug!("a stream of appends broke off: {error}");
+                    return None;
+                }
+                Err(_) => {
+                    tracing::debug!("a stream of appends was abandoned");
                     return None;
                 }
             };

@@ -67,7 +67,7 @@ pub(super) async fn receive(
     header: InstallSnapshot,
     pieces: &mut mpsc::Receiver<Bytes>,
 ) -> Result<SnapshotResponse<TypeConfig>, String> {
-    let stall = Duration::from_millis(limits::MEMBERSHIP_TIMEOUT_MS);
+    let stall = Duration::from_millis(limits::WIRE_SNAPSHOT_PIECE_TIMEOUT_MS);
     let needed = header.len.saturating_mul(limits::DISK_BYTES_PER_SNAPSHOT_BYTE);
     handlers.disk.space().fits_now(needed).map_err(|no_room| {
         format!(

@@ -9,6 +9,7 @@ mod follower;
 mod forwarding;
 mod heartbeats;
 mod reach;
+mod silence;
 mod slow_disk;
 mod streams;
 mod support;

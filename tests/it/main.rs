@@ -17,5 +17,6 @@ mod life;
 mod load;
 mod recover;
 mod relay;
+mod strangers;
 mod support;
 mod transport_figures;

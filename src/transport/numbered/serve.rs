@@ -58,18 +58,3 @@ pub(in crate::transport) async fn serve<Q, A: RpcMessage + Payload, F: Future<Ou
         }
     }
 }
-
-/// The messages of a stream, as a stream in the other sense: one that is half read is not dropped.
-pub(in crate::transport) fn messages<Q: RpcMessage>(
-    stream: mpsc::Receiver<Numbered<Q>>,
-) -> impl Stream<Item = Numbered<Q>> {
-    futures::stream::unfold(stream, |mut stream| async move {
-        match stream.recv().await {
-            Ok(message) => message.map(|message| (message, stream)),
-            Err(error) => {
-                tracing::debug!("a stream of requests broke off: {error}");
-                None
-            }
-        }
-    })
-}

@@ -1,14 +1,17 @@
 //! Who gets in, and what is said to those who do not.
 
+use std::time::Instant;
+
 use super::support::{
-    Caller, Identity, TestNode, closed, counted, framed, introduce, members, recorder, say, send_half,
-    send_raw, two_nodes,
+    Caller, Identity, PATIENCE, TestNode, closed, counted, framed, introduce, members, recorder, say,
+    send_half, send_raw, two_nodes,
 };
 use crate::kv::forward::{ForwardRequest, Forwarder};
 use crate::kv::types::{ClusterId, NodeId};
+use crate::limits;
 use crate::transport::admission::REFUSED;
 use crate::transport::link::{Lane, LinkError};
-use crate::transport::protocol::{Forwarded, HelloProtocol, RaftRpcProtocol, Refusal};
+use crate::transport::protocol::{ALPN_JOIN, ALPNS, Forwarded, HelloProtocol, RaftRpcProtocol, Refusal};
 
 fn read_index() -> Vec<u8> {
     framed(&RaftRpcProtocol::Forward(Forwarded(ForwardRequest::ReadIndex)))
@@ -32,6 +35,49 @@ async fn a_strangers_key_gets_nothing_and_is_counted() {
         assert_eq!(counted(&figures, "aspen_transport_rejected_total"), attempt);
     }
     assert_eq!(node.service.asked(), 0);
+}
+
+#[tokio::test]
+async fn a_strangers_key_opens_no_protocol_but_that_of_tickets() {
+    let (recorder, figures) = recorder();
+    let _recording = metrics::set_default_local_recorder(&recorder);
+    let node = TestNode::start(1).await;
+    let stranger = Caller::start(Identity::of(2)).await;
+    let closed_doors = ALPNS.into_iter().filter(|alpn| *alpn != ALPN_JOIN);
+    for (count, alpn) in (1..).zip(closed_doors) {
+        let connection = stranger.connect_for(&node, alpn).await;
+        assert_eq!(send_raw(&connection, &read_index()).await, b"");
+        assert_eq!(closed(&connection).await.0, u64::from(REFUSED));
+        assert_eq!(counted(&figures, "aspen_transport_rejected_total"), count);
+    }
+    // There it is asked for a ticket, and served nothing else.
+    let connection = stranger.connect_for(&node, ALPN_JOIN).await;
+    assert_eq!(send_raw(&connection, &read_index()).await, b"");
+    closed(&connection).await;
+    assert_eq!(node.service.asked(), 0);
+}
+
+#[tokio::test]
+async fn strangers_that_keep_calling_are_refused_unseen_and_a_known_node_beside_them_is_not() {
+    let (recorder, figures) = recorder();
+    let _recording = metrics::set_default_local_recorder(&recorder);
+    let node = TestNode::start(1).await;
+    let known = Caller::known_to(&node).await;
+    let stranger = Caller::start(Identity::of(3)).await;
+    let refused = || counted(&figures, "aspen_transport_strangers_refused_total");
+    let begun = Instant::now();
+    while refused() == 0 {
+        assert!(begun.elapsed() < PATIENCE, "so many are not turned away one by one");
+        let calls = (0..20).map(|_| async {
+            if let Ok(connection) = stranger.try_connect(&node).await {
+                closed(&connection).await;
+            }
+        });
+        futures::future::join_all(calls).await;
+    }
+    assert!(counted(&figures, "aspen_transport_rejected_total") >= limits::STRANGERS_OF_SOURCE_MAX_COUNT);
+    let connection = known.enter(&node).await;
+    assert_ne!(send_raw(&connection, &read_index()).await, b"");
 }
 
 #[tokio::test]

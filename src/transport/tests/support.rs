@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use iroh::endpoint::{Connection, ConnectionError, PortmapperConfig, SendStream, presets};
+use iroh::endpoint::{ConnectError, Connection, ConnectionError, PortmapperConfig, SendStream, presets};
 use iroh::{Endpoint, EndpointAddr, RelayMode, SecretKey};
 use irpc_iroh::IrohRemoteConnection;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -390,10 +390,19 @@ impl Caller {
     }
 
     pub(super) async fn connect_for(&self, node: &TestNode, alpn: &[u8]) -> Connection {
+        self.dial(node, alpn).await.unwrap()
+    }
+
+    /// A connection, unless the node refuses it unseen.
+    pub(super) async fn try_connect(&self, node: &TestNode) -> Result<Connection, ConnectError> {
+        self.dial(node, ALPN_RAFT).await
+    }
+
+    async fn dial(&self, node: &TestNode, alpn: &[u8]) -> Result<Connection, ConnectError> {
         let Peer { info, .. } = node.peer();
         let id = endpoint_id(&info.public_key).unwrap();
         let addr = EndpointAddr::new(id).with_ip_addr(info.addresses[0]);
-        self.endpoint.connect(addr, alpn).await.unwrap()
+        self.endpoint.connect(addr, alpn).await
     }
 
     pub(super) fn hello_to(&self, node: &TestNode) -> Hello {
