@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use tokio::sync::Semaphore;
 
 use figures::RequestFigures;
@@ -120,7 +120,8 @@ fn router_within(state: ApiState, bounds: Bounds) -> Router {
         .route("/init", post(cluster::init))
         .route("/add-learner", post(cluster::add_learner))
         .route("/change-membership", post(cluster::change_membership))
-        .route("/tickets", post(cluster::new_ticket))
+        .route("/tickets", get(cluster::tickets).post(cluster::new_ticket))
+        .route("/tickets/{id}", delete(cluster::revoke_ticket))
         .route("/replace-member", post(cluster::replace_member))
         .route("/transfer-leader", post(cluster::transfer_leader))
         .route("/cluster", get(cluster::cluster))

@@ -15,12 +15,12 @@ mod output;
 mod restore;
 #[cfg(test)]
 mod tests;
+mod tickets;
 
 pub use args::{Cli, Command};
 pub use error::Exit;
 pub use output::Terminal;
 
-use self::args::TicketCommand;
 use self::error::CliError;
 use crate::bench::http::HttpNodes;
 use crate::kv::client::KvClient;
@@ -69,10 +69,7 @@ async fn dispatch(cli: Cli, client: &KvClient, terminal: &mut Terminal<'_>) -> R
         Command::Member(command) => cluster::member(client, terminal, json, command).await,
         Command::Node(command) => nodes::node(client, terminal, json, command).await,
         Command::Init => cluster::init(client, terminal, json).await,
-        Command::Ticket { command: None } => cluster::ticket(client, terminal, json).await,
-        Command::Ticket { command: Some(TicketCommand::New { ttl, uses }) } => {
-            cluster::new_ticket(client, terminal, json, ttl, uses).await
-        }
+        Command::Ticket { command } => tickets::ticket(client, terminal, json, command).await,
         Command::Backup(args) if args.check => backup::check(terminal, json, &args.file),
         Command::Backup(args) => backup::run(client, terminal, json, args).await,
         Command::Restore(args) => restore::run(client, terminal, json, args).await,

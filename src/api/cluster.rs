@@ -4,16 +4,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Path, State};
 
 use super::Shared;
 use super::body::JsonBody;
 use super::error::ApiError;
 use crate::kv::json::{
     AddLearnerForm, ChangeMembershipForm, LeaderForm, NewTicket, NewTicketForm, ReplaceMemberForm,
-    TransferLeaderForm,
+    RevokedForm, TicketsForm, TransferLeaderForm,
 };
-use crate::kv::types::{ClusterError, ClusterOverview, ClusterStatus, KvError, MembershipChanged};
+use crate::kv::types::{ClusterError, ClusterOverview, ClusterStatus, KvError, MembershipChanged, TicketId};
 use crate::limits;
 
 /// Makes a new cluster of this node. The body, if any, is not looked at.
@@ -43,7 +43,22 @@ pub(super) async fn new_ticket(
     within("uses", uses.into(), limits::JOIN_TICKET_USES_MAX_COUNT.into())?;
     let (ticket, hash) = shared.api.peers.draw_join_ticket().ok_or(KvError::NotInitialized)?;
     let expires_at_ms = shared.api.cluster.issue_ticket(hash, ttl_s * 1_000, uses).await?;
-    Ok(Json(NewTicket { ticket, expires_at_ms, uses }))
+    Ok(Json(NewTicket { id: TicketId::of(&hash), ticket, expires_at_ms, uses }))
+}
+
+/// The tickets that nodes can still come in with.
+pub(super) async fn tickets(State(shared): State<Arc<Shared>>) -> Result<Json<TicketsForm>, ApiError> {
+    Ok(Json(TicketsForm { tickets: shared.api.cluster.tickets().await? }))
+}
+
+/// Has a ticket taken no more.
+pub(super) async fn revoke_ticket(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+) -> Result<Json<RevokedForm>, ApiError> {
+    let revoked: TicketId = id.parse()?;
+    shared.api.cluster.revoke_ticket(revoked).await?;
+    Ok(Json(RevokedForm { revoked }))
 }
 
 /// Puts a new node, by its ticket, in a member's place.

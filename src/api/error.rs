@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::PeerError;
 use crate::kv::json::{ErrorBody, ErrorForm, FormError};
-use crate::kv::types::{AgentError, ClusterError, KvError, ParseNodeIdError};
+use crate::kv::types::{AgentError, ClusterError, KvError, ParseNodeIdError, ParseTicketIdError};
 use crate::limits;
 
 /// Why a request failed.
@@ -25,6 +25,8 @@ pub(super) enum ApiError {
     Form(#[from] FormError),
     #[error(transparent)]
     BadNodeId(#[from] ParseNodeIdError),
+    #[error(transparent)]
+    BadTicketId(#[from] ParseTicketIdError),
     #[error("the change names neither voters nor members to remove")]
     NoChange,
     #[error("{name} is {given}, and must be from 1 to {max}")]
@@ -65,6 +67,7 @@ impl ApiError {
             | Self::NoChange
             | Self::OutOfBounds { .. }
             | Self::BadNodeId(_)
+            | Self::BadTicketId(_)
             | Self::BadJson(_)
             | Self::BrokenBody { .. } => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -85,6 +88,7 @@ impl ApiError {
             Self::Peer(error) => (error.code(), error.action()),
             Self::Agent(error) => (error.code(), error.action()),
             Self::BadNodeId(_) => ("bad_request", "name a member by its id; GET /cluster lists them"),
+            Self::BadTicketId(_) => ("bad_request", "name a ticket by its id; GET /tickets lists them"),
             Self::BadJson(_) => ("bad_json", "correct the body; docs/http-api.md shows its form"),
             Self::NoChange => ("bad_request", "send \"voters\", or \"remove\", or both"),
             Self::OutOfBounds { .. } => ("bad_request", "send a number within the bounds"),
@@ -148,7 +152,7 @@ fn agent_details(error: &AgentError) -> Vec<(&'static str, Value)> {
         }
         AgentError::NotAMember { node_id }
         | AgentError::NotUnderstood { node_id, .. }
-        | AgentError::NoSuccessor { node_id }
+        | AgentError::NotHandedOver { node_id, .. }
         | AgentError::Failed { node_id, .. } => vec![("node_id", node_id.0.into())],
         AgentError::BadLogFilter { .. } => Vec::new(),
     }
@@ -162,7 +166,7 @@ fn kv_status(error: &KvError) -> StatusCode {
         | KvError::TooManyOps { .. }
         | KvError::CommandTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         KvError::BadRestore { .. } => StatusCode::BAD_REQUEST,
-        KvError::NotForClients => StatusCode::FORBIDDEN,
+        KvError::NotForClients | KvError::NotOverIroh => StatusCode::FORBIDDEN,
         KvError::SequenceTooOld { .. }
         | KvError::SessionExpired { .. }
         | KvError::NotEmpty { .. }
@@ -187,7 +191,7 @@ fn agent_status(error: &AgentError) -> StatusCode {
     match error {
         AgentError::NotAMember { .. } => StatusCode::NOT_FOUND,
         AgentError::BadLogFilter { .. } | AgentError::NotAVoter { .. } => StatusCode::BAD_REQUEST,
-        AgentError::NotLeading { .. } | AgentError::NoSuccessor { .. } => StatusCode::CONFLICT,
+        AgentError::NotLeading { .. } | AgentError::NotHandedOver { .. } => StatusCode::CONFLICT,
         AgentError::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
         AgentError::Unreachable { .. } | AgentError::NotUnderstood { .. } | AgentError::Failed { .. } => {
             StatusCode::BAD_GATEWAY
@@ -206,7 +210,7 @@ fn cluster_status(error: &ClusterError) -> StatusCode {
         | ClusterError::MakesNoCluster { .. }
         | ClusterError::NodeIdTaken { .. }
         | ClusterError::ChangeInProgress => StatusCode::CONFLICT,
-        ClusterError::UnknownNode { .. } => StatusCode::NOT_FOUND,
+        ClusterError::UnknownNode { .. } | ClusterError::UnknownTicket { .. } => StatusCode::NOT_FOUND,
         ClusterError::NoVoters => StatusCode::BAD_REQUEST,
         ClusterError::Unreachable { .. } => StatusCode::BAD_GATEWAY,
         ClusterError::Kv(error) => kv_status(error),

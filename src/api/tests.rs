@@ -338,7 +338,7 @@ async fn nodes_are_asked_through_their_agents_or_the_reason_is_told() {
         (AgentError::BadLogFilter { filter: "loud".to_owned(), reason: "no level".to_owned() }, 400),
         (AgentError::NotLeading { node_id, leader: Some(NodeId(1)) }, 409),
         (AgentError::NotAVoter { node_id, to: NodeId(9) }, 400),
-        (AgentError::NoSuccessor { node_id }, 409),
+        (AgentError::NotHandedOver { node_id, reason: "none answers".to_owned() }, 409),
         (AgentError::NotDone { node_id, what: "a snapshot".to_owned(), waited_ms: 9 }, 504),
         (AgentError::Failed { node_id, what: "a snapshot".to_owned(), reason: "no room".to_owned() }, 502),
     ];

@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::bench::Mix;
 use crate::bench::plan::KEY_NUMBER_BYTES;
 use crate::kv::client::Address;
-use crate::kv::types::NodeId;
+use crate::kv::types::{NodeId, TicketId};
 use crate::limits;
 use crate::transport::ticket::NodeTicket;
 
@@ -95,7 +95,8 @@ pub enum Command {
     Node(NodeCommand),
     /// Make a new cluster of the node at --addr
     Init,
-    /// Print the ticket of the node at --addr, which others need to reach it; or make one to join with
+    /// Print the ticket of the node at --addr, which others need to reach it; or make, list and revoke those to
+    /// join with
     Ticket {
         /// What else to do about tickets.
         #[command(subcommand)]
@@ -317,6 +318,14 @@ pub enum TicketCommand {
         /// How many nodes may join with it
         #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(limits::JOIN_TICKET_USES_MAX_COUNT)))]
         uses: u32,
+    },
+    /// List the tickets that nodes can still join with, without their secrets
+    List,
+    /// Have a ticket taken no more; who has joined with it stays
+    Revoke {
+        /// Its id, as listed
+        #[arg(value_name = "ID")]
+        id: TicketId,
     },
 }
 

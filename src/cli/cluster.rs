@@ -195,33 +195,3 @@ pub(super) async fn init(
     }
     Ok(Exit::Done)
 }
-
-pub(super) async fn ticket(
-    client: &KvClient,
-    terminal: &mut Terminal<'_>,
-    json: bool,
-) -> Result<Exit, CliError> {
-    let peers = client.peers().await?;
-    if json {
-        terminal.json(&serde_json::json!({ "ticket": peers.ticket }))?;
-    } else {
-        terminal.line(&peers.ticket)?;
-    }
-    Ok(Exit::Done)
-}
-
-pub(super) async fn new_ticket(
-    client: &KvClient,
-    terminal: &mut Terminal<'_>,
-    json: bool,
-    ttl_s: u64,
-    uses: u32,
-) -> Result<Exit, CliError> {
-    let made = client.new_ticket(ttl_s, uses).await?;
-    if json {
-        terminal.json(&made)?;
-    } else {
-        terminal.line(&made.ticket)?;
-    }
-    Ok(Exit::Done)
-}

@@ -6,7 +6,9 @@ use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 
 use super::agent::AgentParts;
-use crate::kv::types::{AgentError, Election, FilesCompacted, LogFilterSet, NodeId, SnapshotMade};
+use crate::kv::types::{
+    AgentError, ClusterError, Election, FilesCompacted, LogFilterSet, NodeId, SnapshotMade,
+};
 use crate::limits;
 use crate::raft::RaftHandle;
 use crate::raft::observe::{self, Metrics};
@@ -59,27 +61,24 @@ pub(super) async fn transfer_leader(
     to: Option<NodeId>,
     bound: Duration,
 ) -> Result<Election, AgentError> {
+    const WHAT: &str = "handing the leadership over";
     let node_id = parts.node_id();
     let metrics = observe::metrics(&parts.raft);
     if metrics.state != ServerState::Leader {
         return Err(AgentError::NotLeading { node_id, leader: metrics.current_leader });
     }
-    let successor = match to {
-        Some(to) => {
-            let is_voter = metrics.membership_config.voter_ids().any(|voter| voter == to);
-            if !is_voter || to == node_id {
-                return Err(AgentError::NotAVoter { node_id, to });
-            }
-            to
+    let handed_over = tokio::time::timeout(bound, parts.service.hand_over(to)).await;
+    match handed_over.map_err(|_| not_done(node_id, WHAT, bound))? {
+        Ok(leader) => {
+            let outcome = outcome(node_id, &observe::metrics(&parts.raft));
+            Ok(Election { leader: Some(leader), ..outcome })
         }
-        None => parts.service.fit_successor().ok_or(AgentError::NoSuccessor { node_id })?,
-    };
-    let begun = parts.raft.trigger().transfer_leader(successor).await;
-    begun.map_err(|fatal| failed(node_id, "handing over", fatal))?;
-    let moved = |metrics: &Metrics| metrics.current_leader.is_some_and(|leader| leader != node_id);
-    let moved = watch(&parts.raft, bound, moved).await;
-    let metrics = moved.ok_or_else(|| not_done(node_id, "handing the leadership over", bound))?;
-    Ok(outcome(node_id, &metrics))
+        Err(ClusterError::UnknownNode { node_id: to }) => Err(AgentError::NotAVoter { node_id, to }),
+        Err(ClusterError::NotHandedOver { node_id, reason }) => {
+            Err(AgentError::NotHandedOver { node_id, reason })
+        }
+        Err(error) => Err(failed(node_id, WHAT, error)),
+    }
 }
 
 /// Changes what is logged.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::types::{
     ClusterError, DiskStatus, JoinCall, MembershipChange, MembershipChanged, NodeId, Peer, PublicKey,
-    SecretHash, WriteReply,
+    SecretHash, TicketId, WriteReply,
 };
 use crate::raft::types::Proposal;
 
@@ -44,6 +44,11 @@ pub enum ForwardRequest {
     Join(JoinCall),
     /// Hand the leadership over, to a certain voter or to the best.
     TransferLeader(Option<NodeId>),
+    /// Take a ticket no more.
+    RevokeTicket {
+        /// The ticket.
+        id: TicketId,
+    },
 }
 
 /// The leader's answer; its variant follows that of the request.
@@ -72,6 +77,8 @@ pub enum ForwardReply {
         /// Who leads.
         node_id: NodeId,
     },
+    /// The ticket is taken no more.
+    TicketRevoked,
 }
 
 /// The request got no answer from the other node.

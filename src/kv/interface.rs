@@ -5,8 +5,8 @@ use async_trait::async_trait;
 use super::backup::BackupStream;
 use super::types::{
     AgentError, AgentReply, AgentRequest, BackupOrigin, ClusterError, ClusterStatus, Command, KvError,
-    MembershipChange, MembershipChanged, NodeId, NodeView, Peer, ReadReply, ReadRequest, SecretHash,
-    WriteReply,
+    MembershipChange, MembershipChanged, NodeId, NodeView, OutstandingTicket, Peer, ReadReply, ReadRequest,
+    SecretHash, TicketId, WriteReply,
 };
 
 /// Forms the cluster and changes who belongs to it. Every call ends within
@@ -22,6 +22,12 @@ pub trait ClusterController: Send + Sync + 'static {
     /// Has tickets with this secret taken for a while, by so many nodes. Returns when they expire, in
     /// milliseconds of the Unix epoch.
     async fn issue_ticket(&self, hash: SecretHash, ttl_ms: u64, uses: u32) -> Result<u64, ClusterError>;
+
+    /// The tickets that nodes can still come in with.
+    async fn tickets(&self) -> Result<Vec<OutstandingTicket>, ClusterError>;
+
+    /// Has a ticket taken no more. Who has come in with it stays.
+    async fn revoke_ticket(&self, id: TicketId) -> Result<(), ClusterError>;
 
     /// Has a new node take a member's place, in one step: it is added, catches up, gets the vote that the
     /// other one had, and that one is removed.

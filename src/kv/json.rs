@@ -22,7 +22,8 @@ use serde::{Deserialize, Serialize};
 
 pub use cluster::{
     AddLearnerForm, AddPeersForm, ChangeMembershipForm, Connection, HealthForm, KnownPeer, LeaderForm,
-    LogFilterForm, NewTicket, NewTicketForm, PeersForm, ReplaceMemberForm, TransferLeaderForm,
+    LogFilterForm, NewTicket, NewTicketForm, PeersForm, ReplaceMemberForm, RevokedForm, TicketsForm,
+    TransferLeaderForm,
 };
 pub use error::{ErrorBody, ErrorForm};
 pub use read::{GetForm, KeyValueForm, RangeForm, ReadForm, ReadReplyForm};

@@ -179,7 +179,10 @@ impl KvService {
                     self.issue_ticket(hash, ttl_ms, uses).await
                 }
                 ForwardRequest::Join(call) => self.let_node_in(call, bound).await,
-                ForwardRequest::TransferLeader(to) => self.transfer(to).await,
+                ForwardRequest::RevokeTicket { id } => self.revoke_ticket(id).await,
+                ForwardRequest::TransferLeader(to) => {
+                    Attempt::Done(self.hand_over(to).await.map(|node_id| ForwardReply::Leads { node_id }))
+                }
                 ForwardRequest::ChangeMembership(change) if self.leave_the_lead(&change).await => {
                     Attempt::NotDelivered("the leader hands over, as it is to lose its vote".to_owned())
                 }
@@ -348,7 +351,8 @@ impl ForwardHandler for KvService {
             ForwardRequest::Propose(_)
             | ForwardRequest::ReadIndex
             | ForwardRequest::ReportDisk { .. }
-            | ForwardRequest::IssueTicket { .. } => limits::REQUEST_TIMEOUT_MS,
+            | ForwardRequest::IssueTicket { .. }
+            | ForwardRequest::RevokeTicket { .. } => limits::REQUEST_TIMEOUT_MS,
             ForwardRequest::AddLearner(_)
             | ForwardRequest::ChangeMembership(_)
             | ForwardRequest::Join(_)

@@ -28,7 +28,10 @@ pub use command::{
 pub use error::{ClusterError, KvError, LeaderHint};
 pub use founding::{Founders, Founding};
 pub use key::{Key, KeyValue, Revision, Value};
-pub use member::{Admitted, JoinCall, JoinRefusal, Joiner, MemberOp, MemberOpResult, SecretHash};
+pub use member::{
+    Admitted, JoinCall, JoinRefusal, Joiner, MemberOp, MemberOpResult, OutstandingTicket, ParseTicketIdError,
+    SecretHash, TicketId,
+};
 pub use node::{ClusterId, NodeId, NodeInfo, ParseNodeIdError, ParsePublicKeyError, PublicKey};
 pub use read::{Consistency, KeyRange, RangeReply, ReadReply, ReadRequest, Staleness};
 pub use restore::{BackupOrigin, BackupTotals, RestoreId, RestoreStep};

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::record;
 use super::tables::{ReadTables, StateError, Table};
-use crate::kv::types::{Admitted, NodeId, SecretHash};
+use crate::kv::types::{Admitted, NodeId, OutstandingTicket, SecretHash, TicketId};
 
 // The first byte of a row's key. They must stay stable.
 const TICKET: u8 = b't';
@@ -52,6 +52,26 @@ pub(crate) fn tickets(tables: &impl ReadTables) -> Result<Vec<(Vec<u8>, IssuedTi
         tickets.push((key.to_vec(), record::unseal_open(Table::Admissions, &key, &sealed)?.0));
     }
     Ok(tickets)
+}
+
+/// Those that nodes can still come in with, at a time in milliseconds of the Unix epoch.
+pub(crate) fn outstanding(
+    tables: &impl ReadTables,
+    now_ms: u64,
+) -> Result<Vec<OutstandingTicket>, StateError> {
+    let mut outstanding = Vec::new();
+    for (key, IssuedTicket { expires_at_ms, uses_left }) in tickets(tables)? {
+        if expires_at_ms > now_ms && uses_left > 0 {
+            outstanding.push(OutstandingTicket { id: ticket_id(&key)?, expires_at_ms, uses_left });
+        }
+    }
+    Ok(outstanding)
+}
+
+/// The id of the ticket in a row.
+pub(crate) fn ticket_id(key: &[u8]) -> Result<TicketId, StateError> {
+    let hash = key.get(1..).and_then(|hash| hash.try_into().ok());
+    hash.map(|hash| TicketId::of(&SecretHash(hash))).ok_or_else(|| malformed(key, "the key holds no hash"))
 }
 
 /// What is known of one node.

@@ -23,7 +23,7 @@ use super::state_mem::MemState;
 use super::state_redb::{RedbState, ShrinkError, Shrunk};
 use super::tables::StateError;
 use crate::kv::types::{
-    Admitted, BackupOrigin, KvError, NodeId, RangeReply, ReadRequest, Revision, SecretHash,
+    Admitted, BackupOrigin, KvError, NodeId, OutstandingTicket, RangeReply, ReadRequest, Revision, SecretHash,
 };
 use crate::limits;
 use crate::raft::runtime;
@@ -159,6 +159,18 @@ impl StateReader {
         match &self.store {
             Store::Memory(state) => state.knows_ticket(hash),
             Store::Redb(state) => state.knows_ticket(hash),
+        }
+    }
+
+    /// The tickets that nodes can still come in with, as of the newest applied state and of a time in
+    /// milliseconds of the Unix epoch.
+    ///
+    /// # Errors
+    /// Where the state cannot be read.
+    pub fn outstanding_tickets(&self, now_ms: u64) -> Result<Vec<OutstandingTicket>, StateError> {
+        match &self.store {
+            Store::Memory(state) => state.outstanding_tickets(now_ms),
+            Store::Redb(state) => state.outstanding_tickets(now_ms),
         }
     }
 

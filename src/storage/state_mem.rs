@@ -12,7 +12,7 @@ use super::state::StateMachine;
 use super::tables::{MemTables, StateError, WriteTables};
 use super::{admissions, head, read};
 use crate::kv::types::{
-    Admitted, BackupOrigin, KvError, NodeId, RangeReply, ReadRequest, Revision, SecretHash,
+    Admitted, BackupOrigin, KvError, NodeId, OutstandingTicket, RangeReply, ReadRequest, Revision, SecretHash,
 };
 use crate::raft::types::{Applied, LogId, SnapshotMeta, StoredMembership};
 
@@ -66,6 +66,10 @@ impl MemState {
 
     pub(crate) fn knows_ticket(&self, hash: &SecretHash) -> Result<bool, StateError> {
         Ok(admissions::ticket(&*self.tables(), hash)?.is_some())
+    }
+
+    pub(crate) fn outstanding_tickets(&self, now_ms: u64) -> Result<Vec<OutstandingTicket>, StateError> {
+        admissions::outstanding(&*self.tables(), now_ms)
     }
 
     pub(crate) fn build_snapshot(&self) -> io::Result<(SnapshotMeta, SnapshotData)> {

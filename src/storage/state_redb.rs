@@ -42,7 +42,9 @@ use super::state::StateMachine;
 use super::syncs::SyncedFile;
 use super::tables::{RedbRead, RedbWrite, StateError, has_discarded};
 use super::{StorageError, StorageOptions, admissions, read};
-use crate::kv::types::{Admitted, KvError, NodeId, RangeReply, ReadRequest, Revision, SecretHash};
+use crate::kv::types::{
+    Admitted, KvError, NodeId, OutstandingTicket, RangeReply, ReadRequest, Revision, SecretHash,
+};
 use crate::limits;
 use crate::raft::types::{Applied, LogId, SnapshotMeta, StoredMembership};
 
@@ -213,6 +215,10 @@ impl RedbState {
 
     pub(crate) fn knows_ticket(&self, hash: &SecretHash) -> Result<bool, StateError> {
         self.store.watched(|| Ok(admissions::ticket(&self.store.handle().read()?, hash)?.is_some()))
+    }
+
+    pub(crate) fn outstanding_tickets(&self, now_ms: u64) -> Result<Vec<OutstandingTicket>, StateError> {
+        self.store.watched(|| admissions::outstanding(&self.store.handle().read()?, now_ms))
     }
 
     /// Makes the applied state durable, if the log is on disk as far as that. Returns whether it is.

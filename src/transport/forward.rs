@@ -58,6 +58,7 @@ impl Forwarder for Transport {
             | ForwardRequest::ChangeMembership(_)
             | ForwardRequest::ReportDisk { .. }
             | ForwardRequest::IssueTicket { .. }
+            | ForwardRequest::RevokeTicket { .. }
             | ForwardRequest::Join(_)
             | ForwardRequest::TransferLeader(_) => self.forward_alone(leader, request, until).await,
         }

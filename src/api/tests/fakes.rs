@@ -15,7 +15,8 @@ use crate::kv::json::{Connection, KnownPeer};
 use crate::kv::types::{
     AgentError, AgentReply, AgentRequest, BackupOrigin, ClusterError, ClusterId, ClusterStatus, Command, Key,
     KeyValue, KvError, Member, MembershipChange, MembershipChanged, NodeId, NodeInfo, NodeState, NodeView,
-    OpResult, Peer, RangeReply, ReadReply, ReadRequest, Revision, Role, SecretHash, Value, WriteReply,
+    OpResult, OutstandingTicket, Peer, RangeReply, ReadReply, ReadRequest, Revision, Role, SecretHash,
+    TicketId, Value, WriteReply,
 };
 
 type OnWrite = Box<dyn Fn(Command) -> Result<WriteReply, KvError> + Send + Sync>;
@@ -171,6 +172,14 @@ impl ClusterController for FakeCluster {
         Ok(ttl_ms)
     }
 
+    async fn tickets(&self) -> Result<Vec<OutstandingTicket>, ClusterError> {
+        Ok(vec![OutstandingTicket { id: ticket_id(), expires_at_ms: 7, uses_left: 2 }])
+    }
+
+    async fn revoke_ticket(&self, id: TicketId) -> Result<(), ClusterError> {
+        if id == ticket_id() { Ok(()) } else { Err(ClusterError::UnknownTicket { id }) }
+    }
+
     async fn replace(&self, old: NodeId, _: Peer) -> Result<MembershipChanged, ClusterError> {
         Err(ClusterError::UnknownNode { node_id: old })
     }
@@ -190,6 +199,11 @@ impl ClusterController for FakeCluster {
     fn status(&self) -> ClusterStatus {
         self.0.clone()
     }
+}
+
+/// The one that is outstanding.
+fn ticket_id() -> TicketId {
+    TicketId::of(&SecretHash([0xab; 32]))
 }
 
 /// Tickets of the form `node-N`.

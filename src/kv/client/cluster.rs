@@ -15,9 +15,11 @@ use super::request::{Call, Deadline, Repeat};
 use super::{ClientError, KvClient, to_json};
 use crate::kv::json::{
     AddLearnerForm, AddPeersForm, ChangeMembershipForm, HealthForm, LeaderForm, NewTicket, NewTicketForm,
-    PeersForm, ReplaceMemberForm, TransferLeaderForm,
+    PeersForm, ReplaceMemberForm, RevokedForm, TicketsForm, TransferLeaderForm,
 };
-use crate::kv::types::{ClusterOverview, ClusterStatus, MembershipChange, MembershipChanged, NodeId};
+use crate::kv::types::{
+    ClusterOverview, ClusterStatus, MembershipChange, MembershipChanged, NodeId, OutstandingTicket, TicketId,
+};
 use crate::limits;
 
 impl KvClient {
@@ -85,6 +87,28 @@ impl KvClient {
     /// See [`ClientError`].
     pub async fn new_ticket(&self, ttl_s: u64, uses: u32) -> Result<NewTicket, ClientError> {
         self.change("/tickets", to_json(&NewTicketForm { ttl_s, uses })).await
+    }
+
+    /// The tickets that nodes can still come in with.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn tickets(&self) -> Result<Vec<OutstandingTicket>, ClientError> {
+        let TicketsForm { tickets } = self.look("/tickets", None).await?;
+        Ok(tickets)
+    }
+
+    /// Has a ticket taken no more.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn revoke_ticket(&self, id: TicketId) -> Result<(), ClientError> {
+        let deadline = Deadline::after(self.inner.timeout);
+        // Sent again after a first one that took effect, it would be told that there is no such ticket.
+        let path = format!("/tickets/{id}");
+        let call = Call::new(Method::DELETE, path, Bytes::new(), Repeat::Never, deadline);
+        let RevokedForm { .. } = self.inner.http.call(&call).await?;
+        Ok(())
     }
 
     /// Has a new node, by its ticket, take a member's place.

@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::kv::types::{
-    ClusterId, ClusterStatus, DiskState, MembershipChange, NodeId, NodeState, PublicKey, Role,
+    ClusterId, ClusterStatus, DiskState, MembershipChange, NodeId, NodeState, OutstandingTicket, PublicKey,
+    Role, TicketId,
 };
 use crate::limits;
 
@@ -136,9 +137,25 @@ fn default_uses() -> u32 {
     1
 }
 
+/// `GET /tickets`: those that nodes can still come in with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TicketsForm {
+    /// The tickets, without their secrets.
+    pub tickets: Vec<OutstandingTicket>,
+}
+
+/// The answer to `DELETE /tickets/{id}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevokedForm {
+    /// The ticket that is taken no more.
+    pub revoked: TicketId,
+}
+
 /// The answer to `POST /tickets`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewTicket {
+    /// Its id, by which it is listed and revoked.
+    pub id: TicketId,
     /// The ticket, which is a secret.
     pub ticket: String,
     /// When it expires, in milliseconds of the Unix epoch.

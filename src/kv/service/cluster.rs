@@ -7,12 +7,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::founding::FoundingProgress;
+use super::join::now_ms;
 use super::{Inner, KvService, stopping};
 use crate::kv::forward::{ForwardReply, ForwardRequest};
 use crate::kv::interface::ClusterController;
 use crate::kv::types::{
-    ClusterError, ClusterId, ClusterStatus, KvError, MembershipChange, MembershipChanged, NodeId, Peer,
-    SecretHash,
+    ClusterError, ClusterId, ClusterStatus, KvError, MembershipChange, MembershipChanged, NodeId,
+    OutstandingTicket, Peer, SecretHash, TicketId,
 };
 use crate::limits;
 use crate::raft::observe::{self, Metrics};
@@ -114,6 +115,26 @@ impl ClusterController for RaftCluster {
         match self.service.lead_or_forward(request, repeatable, limits::REQUEST_TIMEOUT_MS).await? {
             ForwardReply::TicketIssued { expires_at_ms } => Ok(expires_at_ms),
             other => panic!("a ticket was answered with {other:?}"),
+        }
+    }
+
+    async fn tickets(&self) -> Result<Vec<OutstandingTicket>, ClusterError> {
+        // One that was just revoked, on whichever member, is not shown.
+        self.service.await_linearizable().await?;
+        let tickets = self.inner().parts.reader.outstanding_tickets(now_ms());
+        tickets.map_err(|error| KvError::Storage { reason: error.to_string() }.into())
+    }
+
+    async fn revoke_ticket(&self, id: TicketId) -> Result<(), ClusterError> {
+        if !self.tickets().await?.iter().any(|ticket| ticket.id == id) {
+            return Err(ClusterError::UnknownTicket { id });
+        }
+        let request = ForwardRequest::RevokeTicket { id };
+        // To revoke it again changes nothing.
+        let repeatable = true;
+        match self.service.lead_or_forward(request, repeatable, limits::REQUEST_TIMEOUT_MS).await? {
+            ForwardReply::TicketRevoked => Ok(()),
+            other => panic!("the revocation of a ticket was answered with {other:?}"),
         }
     }
 

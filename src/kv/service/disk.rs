@@ -132,11 +132,6 @@ impl Watch {
 }
 
 impl KvService {
-    /// The voter that this node, which leads, could hand over to: the fittest, if there is one.
-    pub fn fit_successor(&self) -> Option<NodeId> {
-        self.successor(&self.0.disk_reports.unwell(Instant::now()))
-    }
-
     /// Whether this node's disk lets it lead.
     pub(super) fn is_well(&self) -> bool {
         self.0.parts.disk.status(Instant::now()).state.may_lead()

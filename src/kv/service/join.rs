@@ -15,15 +15,15 @@ use super::attempt::Attempt;
 use crate::kv::forward::{ForwardError, ForwardReply, ForwardRequest};
 use crate::kv::types::{
     ClusterError, Command, JoinCall, JoinRefusal, KvError, MemberOp, MemberOpResult, MembershipChange,
-    NodeId, OpResult, Peer, PublicKey, SecretHash, WriteOp,
+    NodeId, OpResult, Peer, PublicKey, SecretHash, TicketId, WriteOp,
 };
 use crate::limits;
 use crate::raft::membership::matched_index;
 use crate::raft::observe::{self, Metrics, Route};
 use crate::storage::record::encode_command;
 
-/// The leader's wall clock, as it stands in commands.
-fn now_ms() -> u64 {
+/// This node's wall clock: of a leader, as it stands in commands.
+pub(super) fn now_ms() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
@@ -40,6 +40,11 @@ impl KvService {
         let expires_at_ms = now_ms.saturating_add(ttl_ms);
         let op = MemberOp::IssueTicket { hash, now_ms, expires_at_ms, uses };
         self.member_op(op).await.map(|_| ForwardReply::TicketIssued { expires_at_ms })
+    }
+
+    /// Has a ticket taken no more.
+    pub(super) async fn revoke_ticket(&self, id: TicketId) -> Attempt<ForwardReply> {
+        self.member_op(MemberOp::RevokeTicket { id }).await.map(|_| ForwardReply::TicketRevoked)
     }
 
     /// Gives a node that comes with a ticket its id, and makes it a member once it can be reached.

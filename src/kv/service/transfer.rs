@@ -9,31 +9,30 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::KvService;
-use super::attempt::Attempt;
-use crate::kv::forward::ForwardReply;
 use crate::kv::types::{ClusterError, KvError, MembershipChange, NodeId};
 use crate::raft::handover;
 use crate::raft::observe::{self, Metrics};
 
 impl KvService {
-    /// Hands the leadership over to a voter, or to the best one there is, and says who leads then.
-    pub(super) async fn transfer(&self, to: Option<NodeId>) -> Attempt<ForwardReply> {
+    /// Hands the leadership, which this node has, over to a voter, or to the best one there is, and says who
+    /// leads then.
+    ///
+    /// # Errors
+    /// [`ClusterError::UnknownNode`] or [`ClusterError::NotHandedOver`].
+    pub async fn hand_over(&self, to: Option<NodeId>) -> Result<NodeId, ClusterError> {
         let (own, metrics) = (self.node_id(), observe::metrics(&self.0.parts.raft));
         let to = match to {
-            Some(to) if to == own => return Attempt::Done(Ok(ForwardReply::Leads { node_id: own })),
-            Some(to) => match self.ensure_can_lead(&metrics, to) {
-                Ok(()) => to,
-                Err(error) => return Attempt::Done(Err(error)),
-            },
-            None => match self.best_successor() {
-                Some(to) => to,
-                None => {
-                    let reason = "no other voter has answered it lately".to_owned();
-                    return Attempt::Done(Err(ClusterError::NotHandedOver { node_id: own, reason }));
-                }
-            },
+            Some(to) if to == own => return Ok(own),
+            Some(to) => {
+                self.ensure_can_lead(&metrics, to)?;
+                to
+            }
+            None => self.best_successor().ok_or_else(|| {
+                let reason = "no other voter has answered it lately".to_owned();
+                ClusterError::NotHandedOver { node_id: own, reason }
+            })?,
         };
-        Attempt::Done(self.hand_over_to(to).await.map(|node_id| ForwardReply::Leads { node_id }))
+        self.hand_over_to(to).await
     }
 
     /// Hands over before this node is removed, if others can do without it. Returns whether it did.

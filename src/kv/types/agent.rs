@@ -270,13 +270,13 @@ pub enum AgentError {
         /// The node that should.
         to: NodeId,
     },
-    /// Nobody is fit to lead instead.
-    #[error(
-        "no other voter is fit to lead instead of node {node_id}: each is behind, does not answer, or has a disk that is not well"
-    )]
-    NoSuccessor {
+    /// The leadership stayed where it was.
+    #[error("node {node_id} leads on: {reason}")]
+    NotHandedOver {
         /// The node that leads.
         node_id: NodeId,
+        /// Why.
+        reason: String,
     },
     /// It was begun and is not done yet.
     #[error("{what} on node {node_id} was begun and is not done after {waited_ms} ms; it may be done yet")]
@@ -312,7 +312,7 @@ impl AgentError {
             Self::BadLogFilter { .. } => "bad_log_filter",
             Self::NotLeading { .. } => "not_leading",
             Self::NotAVoter { .. } => "not_a_voter",
-            Self::NoSuccessor { .. } => "no_successor",
+            Self::NotHandedOver { .. } => "not_handed_over",
             Self::NotDone { .. } => "not_done",
             Self::Failed { .. } => "node_failed",
         }
@@ -329,7 +329,7 @@ impl AgentError {
             Self::BadLogFilter { .. } => "give a filter such as info,aspen::transport=debug",
             Self::NotLeading { .. } => "ask the node that leads",
             Self::NotAVoter { .. } => "name a voter other than the leader; GET /cluster lists them",
-            Self::NoSuccessor { .. } => "wait until another voter has caught up, or name one",
+            Self::NotHandedOver { .. } => "see with `aspen member list` which voters answer, and try again",
             Self::Failed { .. } => "do what the reason says; the node's log may say more",
         }
     }

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{JoinRefusal, NodeId, RestoreId, Revision};
+use super::{JoinRefusal, NodeId, RestoreId, Revision, TicketId};
 
 /// Where the leader is, as far as the answering node knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -201,6 +201,11 @@ pub enum KvError {
     /// A command that only the cluster itself makes.
     #[error("who may come into the cluster is decided by the cluster, and no client can say it")]
     NotForClients,
+    /// A restore by a client that has a key alone.
+    #[error(
+        "a restore replaces all keys, and a client over iroh, which may read and write them, may not do that"
+    )]
+    NotOverIroh,
 }
 
 impl KvError {
@@ -233,6 +238,7 @@ impl KvError {
             Self::BackupsFull { .. } => "backups_full",
             Self::BadRestore { .. } => "bad_restore",
             Self::NotForClients => "not_for_clients",
+            Self::NotOverIroh => "not_over_iroh",
         }
     }
 
@@ -271,6 +277,7 @@ impl KvError {
             Self::NoSuchRestore { .. } => "begin the restore anew, and run one at a time",
             Self::BackupsFull { .. } => "wait for it to end, or ask another member",
             Self::NotForClients => "use POST /tickets or POST /change-membership",
+            Self::NotOverIroh => "restore over HTTP: `aspen --addr http://HOST:PORT restore FILE`",
             Self::RestoreOutOfOrder { .. } => "send the chunks in their order",
             Self::BadRestore { .. } => {
                 "check the backup with `aspen backup --check FILE`; what is staged goes with the next restore, or an abort"
@@ -378,6 +385,12 @@ pub enum ClusterError {
         /// How long it was waited for.
         waited_ms: u64,
     },
+    /// A ticket that cannot be revoked.
+    #[error("no ticket with the id {id} is outstanding: it is used up, expired or revoked, or never was")]
+    UnknownTicket {
+        /// The id that was asked for.
+        id: TicketId,
+    },
 }
 
 fn list(nodes: &BTreeSet<NodeId>) -> String {
@@ -404,6 +417,7 @@ impl ClusterError {
             Self::QuorumAtStake { .. } => "quorum_at_stake",
             Self::NotHandedOver { .. } => "not_handed_over",
             Self::CatchingUp { .. } => "catching_up",
+            Self::UnknownTicket { .. } => "unknown_ticket",
         }
     }
 
@@ -423,6 +437,7 @@ impl ClusterError {
             Self::QuorumAtStake { .. } => {
                 "bring the silent ones back first, or remove them instead if they are gone for good; `--force` (\"force\": true) makes the change all the same"
             }
+            Self::UnknownTicket { .. } => "see with `aspen ticket list` which there are",
             Self::NotHandedOver { .. } => "see with `aspen member list` which voters answer, and try again",
             Self::CatchingUp { .. } => {
                 "wait, it goes on by itself: `aspen member list` shows how far it is; then try again"

@@ -4,7 +4,9 @@
 //! The operations stand in logs: fields are never reordered or removed, new variants go to the end.
 
 use std::fmt;
+use std::str::FromStr;
 
+use data_encoding::HEXLOWER_PERMISSIVE;
 use serde::{Deserialize, Serialize};
 
 use super::{ClusterId, NodeId, NodeInfo, PublicKey};
@@ -17,6 +19,76 @@ impl fmt::Debug for SecretHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SecretHash")
     }
+}
+
+/// Names a ticket: the first bytes of its secret's hash, from which nobody can tell the secret. Printed as 16
+/// hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TicketId([u8; 8]);
+
+impl TicketId {
+    /// The id of the ticket whose secret has this hash.
+    pub fn of(hash: &SecretHash) -> Self {
+        Self(*hash.0.first_chunk().expect("a hash has 32 bytes"))
+    }
+}
+
+impl fmt::Display for TicketId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&HEXLOWER_PERMISSIVE.encode(&self.0))
+    }
+}
+
+impl fmt::Debug for TicketId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A string that is no ticket's id.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it is no ticket's id: `aspen ticket list` shows them, each of 16 hex digits")]
+pub struct ParseTicketIdError;
+
+impl FromStr for TicketId {
+    type Err = ParseTicketIdError;
+
+    // What was given instead is not repeated: it may be a ticket, which is a secret.
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let bytes = HEXLOWER_PERMISSIVE.decode(s.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Self).ok_or(ParseTicketIdError)
+    }
+}
+
+impl Serialize for TicketId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            serializer.collect_str(self)
+        } else {
+            self.0.serialize(serializer)
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for TicketId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if deserializer.is_human_readable() {
+            String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        } else {
+            <[u8; 8]>::deserialize(deserializer).map(Self)
+        }
+    }
+}
+
+/// A ticket that nodes can still come in with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutstandingTicket {
+    /// Its id.
+    pub id: TicketId,
+    /// When it expires, in milliseconds of the Unix epoch.
+    pub expires_at_ms: u64,
+    /// How many more nodes may come in with it.
+    pub uses_left: u32,
 }
 
 /// An operation on who may come in, as the log holds it. Times are the wall clock of the leader that proposed
@@ -47,6 +119,11 @@ pub enum MemberOp {
     NoteIncarnations {
         /// The members.
         members: Vec<(NodeId, PublicKey, u64)>,
+    },
+    /// Take a ticket no more. Who has come in with it stays.
+    RevokeTicket {
+        /// The ticket.
+        id: TicketId,
     },
 }
 

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::Applier;
 use crate::kv::types::{
     Admitted, JoinRefusal, Joiner, MemberOp, MemberOpResult, NodeId, OpResult, PublicKey, SecretHash,
-    WriteReply,
+    TicketId, WriteReply,
 };
 use crate::limits;
 use crate::raft::types::StoredMembership;
@@ -39,6 +39,7 @@ impl<T: WriteTables> Applier<'_, T> {
                 members.iter().try_for_each(|(id, key, given)| self.note_incarnation(*id, *key, *given))?;
                 MemberOpResult::Done
             }
+            MemberOp::RevokeTicket { id } => self.revoke(*id)?,
         };
         let succeeded = !matches!(result, MemberOpResult::Refused(_));
         let revision = self.head.revisions.current;
@@ -80,6 +81,16 @@ impl<T: WriteTables> Applier<'_, T> {
             return Ok(MemberOpResult::Refused(JoinRefusal::TooManyTickets { max }));
         }
         self.put_row(&admissions::ticket_key(hash), &ticket)?;
+        Ok(MemberOpResult::Done)
+    }
+
+    /// Once it is gone, nobody comes in with it; so when it was gone before.
+    fn revoke(&mut self, id: TicketId) -> Result<MemberOpResult, StateError> {
+        for (key, _) in admissions::tickets(self.tables)? {
+            if admissions::ticket_id(&key)? == id {
+                self.tables.remove(Table::Admissions, &key)?;
+            }
+        }
         Ok(MemberOpResult::Done)
     }
 
@@ -263,6 +274,32 @@ mod tests {
         let expired = refused(redeem(&mut tables, 1, late, joiner(12, 1)));
         assert_eq!(expired, JoinRefusal::Expired { ago_ms: 8 * HOUR_MS });
         assert_eq!(refused(redeem(&mut tables, 2, 5, joiner(12, 1))), JoinRefusal::UnknownTicket);
+    }
+
+    #[test]
+    fn a_ticket_that_is_revoked_lets_nobody_in_and_whoever_came_in_stays() {
+        let mut tables = MemTables::default();
+        become_members(&mut tables, 1, &[(1, 1)], &[]);
+        for of in [1, 2] {
+            assert_eq!(issue(&mut tables, of, 0, 2), MemberOpResult::Done);
+        }
+        assert_eq!(redeem(&mut tables, 1, 1, joiner(2, 1)), admitted(2));
+        become_members(&mut tables, 2, &[(1, 1)], &[(2, 2)]);
+        let ids = |tables: &MemTables, now_ms| -> Vec<(TicketId, u32)> {
+            let outstanding = admissions::outstanding(tables, now_ms).unwrap();
+            outstanding.iter().map(|ticket| (ticket.id, ticket.uses_left)).collect()
+        };
+        let [first, second] = [1, 2].map(|of| TicketId::of(&hash(of)));
+        assert_eq!(ids(&tables, 1), [(first, 1), (second, 2)]);
+        assert_eq!(ids(&tables, HOUR_MS), [], "they expired");
+
+        for _ in 0..2 {
+            assert_eq!(run(&mut tables, MemberOp::RevokeTicket { id: first }), MemberOpResult::Done);
+            assert_eq!(ids(&tables, 1), [(second, 2)]);
+        }
+        assert_eq!(refused(redeem(&mut tables, 1, 2, joiner(3, 1))), JoinRefusal::UnknownTicket);
+        assert!(admissions::node(&tables, NodeId(2)).unwrap().unwrap().is_member);
+        assert_eq!(redeem(&mut tables, 2, 2, joiner(3, 1)), admitted(3));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use super::protocol::{
     ClientRpcProtocol, ClientWelcome,
 };
 use crate::kv::interface::KeyValueStore;
-use crate::kv::types::{KvError, PublicKey};
+use crate::kv::types::{Command, KvError, PublicKey, WriteOp};
 use crate::limits;
 use crate::transport::Transport;
 use crate::transport::frame::{StreamError, next_len, read_first, read_request, read_rest};
@@ -107,6 +107,8 @@ impl ClientService {
         let in_work = limits::WIRE_CLIENT_REQUESTS_MAX_COUNT;
         let _place = self.requests.try_acquire().map_err(|_| KvError::Overloaded { in_work })?;
         match request {
+            // The key is that of an application; whoever restores has the token of the HTTP API.
+            ClientRequest::Write(Command { op: WriteOp::Restore(_), .. }) => Err(KvError::NotOverIroh),
             ClientRequest::Write(command) => self.store.write(command).await.map(ClientReply::Written),
             ClientRequest::Read(request) => self.store.read(request).await.map(ClientReply::Read),
         }

@@ -12,7 +12,9 @@ use super::support::{
     members, recorder, send_raw,
 };
 use crate::kv::forward::ForwardError;
-use crate::kv::types::{ClusterId, Command, KeyRange, KvError, NodeId, ReadRequest, TxnOp, Value};
+use crate::kv::types::{
+    ClusterId, Command, KeyRange, KvError, NodeId, ReadRequest, RestoreId, RestoreStep, TxnOp, Value, WriteOp,
+};
 use crate::limits;
 use crate::transport::admission::REFUSED;
 use crate::transport::client::protocol::{
@@ -117,6 +119,17 @@ async fn an_admitted_client_reads_and_writes() {
     let ok = |kind: &str| format!("aspen_client_requests_total{{kind=\"{kind}\",result=\"ok\"}}");
     assert_eq!((counted(&figures, &ok("read")), counted(&figures, &ok("write"))), (2, 1_001));
     endpoint.close().await;
+}
+
+#[tokio::test]
+async fn a_client_cannot_replace_all_keys_by_a_restore() {
+    let node = TestNode::start(1).await;
+    let client = client_of(&node).await;
+    let restore = Command::new(WriteOp::Restore(RestoreStep::Abort { id: Some(RestoreId::random()) }));
+    let refused = client.write(restore).await.unwrap_err();
+    assert_eq!(refused, RequestError::Kv(KvError::NotOverIroh));
+    assert!(!refused.is_outcome_unknown());
+    assert_eq!(node.service.asked(), 0);
 }
 
 #[tokio::test]

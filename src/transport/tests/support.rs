@@ -92,6 +92,7 @@ impl ForwardHandler for Service {
         match request {
             ForwardRequest::ReadIndex => Ok(ForwardReply::ReadIndex(READ_INDEX)),
             ForwardRequest::IssueTicket { .. } => Ok(ForwardReply::TicketIssued { expires_at_ms: 1 }),
+            ForwardRequest::RevokeTicket { .. } => Ok(ForwardReply::TicketRevoked),
             ForwardRequest::TransferLeader(_) => Ok(ForwardReply::Leads { node_id: NodeId(9) }),
             ForwardRequest::Join(_) => Ok(ForwardReply::Joined { node_id: NodeId(9) }),
             ForwardRequest::AddLearner(peer) => Err(ClusterError::NodeIdTaken { node_id: peer.node_id }),

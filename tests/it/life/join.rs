@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::{cluster, cluster_id, ids, temporary_directory, voters, wait_for_log};
 use crate::support::cluster::Cluster;
+use crate::support::http::request;
 use crate::support::node::Node;
 use crate::support::wait_until;
 
@@ -135,6 +136,41 @@ fn a_ticket_that_is_used_expired_or_of_another_cluster_is_refused_with_the_reaso
 
     assert_turned_away(&mut joining(7, dir.path(), "nonsense"), &["no join ticket", "aspenjoin"]);
     assert_eq!(ids(&one, |_| true), [1, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tickets_are_listed_without_their_secrets_and_one_that_is_revoked_lets_nobody_in() {
+    let cluster = Cluster::start(3, &[]).await;
+    let dir = temporary_directory();
+    let leader = cluster.leader().await;
+    let (one, other) = (&cluster.nodes[(leader + 1) % 3], &cluster.nodes[(leader + 2) % 3]);
+    assert_eq!(one.get("/tickets").ok(), json!({ "tickets": [] }));
+
+    let made = one.post("/tickets", &json!({ "ttl_s": 600, "uses": 2 })).ok();
+    let kept = other.post("/tickets", &json!({})).ok();
+    let (id, secret) = (made["id"].as_str().expect("an id"), made["ticket"].as_str().expect("a ticket"));
+    let shown = |ticket: &serde_json::Value| json!({ "id": ticket["id"], "expires_at_ms": ticket["expires_at_ms"], "uses_left": ticket["uses"] });
+    let listed = |node: &Node| node.get("/tickets").ok()["tickets"].as_array().expect("a list").clone();
+    for node in &cluster.nodes {
+        let tickets = listed(node);
+        assert_eq!(tickets.len(), 2);
+        assert!(tickets.contains(&shown(&made)) && tickets.contains(&shown(&kept)), "{tickets:?}");
+    }
+    let mut new = joining(4, dir.path(), secret);
+    new.start();
+    wait_until("it is a member", || ids(one, |_| true) == [1, 2, 3, 4]);
+    let left = listed(other).into_iter().find(|ticket| ticket["id"] == id).expect("it is listed");
+    assert_eq!(left["uses_left"], 1);
+
+    let revoke = |id: &str| request(other.http(), "DELETE", &format!("/tickets/{id}"), "", b"");
+    assert_eq!(revoke(id).ok(), json!({ "revoked": id }));
+    assert_eq!(listed(one), [shown(&kept)]);
+    assert_turned_away(&mut joining(5, dir.path(), secret), &["knows no such ticket"]);
+    assert_eq!(ids(one, |_| true), [1, 2, 3, 4], "who came in stays");
+    for (id, status, code) in [(id, 404, "unknown_ticket"), ("nonsense", 400, "bad_request")] {
+        let refused = revoke(id);
+        assert_eq!((refused.status, refused.json()["error"]["code"].as_str()), (status, Some(code)));
+    }
 }
 
 #[test]
