@@ -10,6 +10,7 @@ pub mod care;
 pub mod data_dir;
 mod error;
 mod free_space;
+mod ground;
 mod host;
 pub mod identity;
 pub mod join;
@@ -26,7 +27,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ractor::Actor;
-use tokio::net::TcpListener;
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -34,9 +34,8 @@ use self::actors::Actors;
 pub use self::banner::Banner;
 use self::data_dir::DataDir;
 pub use self::error::NodeError;
+use self::ground::Ground;
 use self::host::ProcessHost;
-use self::identity::Identity;
-use self::join::{ComeIn, ComeInError};
 use self::parts::Parts;
 use self::peers::Exchange;
 use self::static_start::StaticStart;
@@ -46,13 +45,11 @@ use crate::cluster::agent::{AgentParts, NodeAgent};
 use crate::cluster::agents::Agents;
 use crate::cluster::node_server::ProcessName;
 use crate::cluster::sessions::Sessions;
-use crate::config::{Bootstrap, Config, NetworkProfile, Relay, Storage};
+use crate::config::{Bootstrap, Config, Storage};
 use crate::kv::interface::ClusterController;
 use crate::kv::service::cluster::RaftCluster;
 use crate::kv::service::founding::FoundingProgress;
 use crate::kv::service::{KvService, ServiceParts};
-use crate::kv::token::HttpToken;
-use crate::kv::types::{Founders, NodeId, Peer};
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::raft::RaftHandle;
@@ -60,14 +57,11 @@ use crate::raft::actor::RaftActor;
 use crate::raft::construct::RaftStartError;
 use crate::raft::freshness::Freshness;
 use crate::raft::operations::Operations;
-use crate::storage::log_redb::LOG_FILE;
-use crate::storage::metadata::{METADATA_FILE, Metadata};
-use crate::storage::state_redb::STATE_FILE;
+use crate::storage::metadata::Metadata;
 use crate::telemetry::LogControl;
-use crate::transport::peers::{DeclareError, PeerBook};
+use crate::transport::Transport;
 use crate::transport::server::Handlers;
 use crate::transport::ticket::NodeTicket;
-use crate::transport::{self, LinkTimeouts, Transport, TransportSettings};
 
 /// What a node shares with the rest of its process.
 pub struct Surroundings {
@@ -126,16 +120,6 @@ struct Node {
     joins: bool,
 }
 
-/// What stands before anything runs: the directory is this node's, and its ports are open.
-struct Ground {
-    config: Config,
-    data_dir: DataDir,
-    metadata: Metadata,
-    transport: Transport,
-    token: Option<HttpToken>,
-    come_in: Option<ComeIn>,
-}
-
 impl Node {
     async fn start(
         config: Config,
@@ -143,34 +127,9 @@ impl Node {
         asked_to_stop: &CancellationToken,
         stop: CancellationToken,
     ) -> Result<Self, NodeError> {
-        let data_dir = DataDir::open(&config.data_dir)?;
-        let identity = Identity::resolve(
-            data_dir.path(),
-            config.secret_key_file.as_deref(),
-            config.credentials_dir.as_deref(),
-        )?;
-        let come_in = config.read_join_ticket()?;
-        let come_in = come_in.map(|ticket| ComeIn::new(ticket.expose(), &config)).transpose()?;
-        if let Some(come_in) = &come_in {
-            let relay = relay(&config);
-            // On the heap: it holds a whole endpoint, and is run once in a node's life.
-            let settled = Box::pin(come_in.settle(&config, data_dir.path(), &identity, &relay));
-            asked_to_stop.run_until_cancelled(settled).await.ok_or(ComeInError::Stopped)??;
-        }
-        let metadata = metadata(&config, &data_dir, &identity)?;
-        let book = book(&config, &metadata)?;
-        let token = config.read_http_token()?.map(|secret| HttpToken::new(secret.expose())).transpose()?;
-
-        let listener = TcpListener::bind(config.http_addr).await;
-        let listener = listener.map_err(|source| NodeError::Http { addr: config.http_addr, source })?;
-        let http_addr =
-            listener.local_addr().map_err(|source| NodeError::Http { addr: config.http_addr, source })?;
-        let founders = founders(&config, &metadata)?;
-        let settings = TransportSettings { founders, ..transport_settings(&config, &identity, http_addr) };
-        let transport = Transport::bind(settings, metadata.clone(), book).await?;
-
-        let ground = Ground { config, data_dir, metadata, transport: transport.clone(), token, come_in };
-        let node = Self::start_on(ground, listener, http_addr, around, stop).await;
+        let ground = Ground::prepare(config, asked_to_stop).await?;
+        let transport = ground.transport.clone();
+        let node = Self::start_on(ground, around, stop).await;
         if node.is_err() {
             transport.close().await;
         }
@@ -180,12 +139,10 @@ impl Node {
     /// Starts what needs the ground below it.
     async fn start_on(
         ground: Ground,
-        listener: TcpListener,
-        http_addr: SocketAddr,
         around: Surroundings,
         stop: CancellationToken,
     ) -> Result<Self, NodeError> {
-        let Ground { config, data_dir, metadata, transport, token, come_in } = ground;
+        let Ground { config, data_dir, metadata, transport, token, come_in, listener, http_addr } = ground;
         let Surroundings { figures, logs, settings } = around;
         let timings = raft_start::timings(&config);
         let started = raft_start::start(&config, &data_dir, &metadata, &transport, timings).await?;
@@ -369,82 +326,4 @@ impl Node {
 /// How long each step of a stop may take.
 fn stop_timeout() -> Duration {
     Duration::from_millis(limits::STOP_TIMEOUT_MS)
-}
-
-fn metadata(config: &Config, data_dir: &DataDir, identity: &Identity) -> Result<Metadata, NodeError> {
-    match config.storage {
-        Storage::Redb => {
-            let path = data_dir.path().join(METADATA_FILE);
-            // The metadata is made first. To make it anew beside a log would give that log another owner.
-            let mut others = [LOG_FILE, STATE_FILE].into_iter();
-            let left = others.find(|name| data_dir.path().join(name).exists());
-            if let Some(holds) = left.filter(|_| !path.exists()) {
-                return Err(NodeError::MetadataMissing { path, holds });
-            }
-            let metadata = Metadata::open(data_dir.path(), config.node_id, identity.public_key())?;
-            if metadata.recovery().is_some() {
-                return Err(NodeError::RecoveryUnfinished { dir: data_dir.path().to_owned() });
-            }
-            Ok(metadata)
-        }
-        // A memory that forgets its votes must not remember that it has a cluster.
-        Storage::Memory => {
-            Ok(Metadata::in_memory(config.node_id.unwrap_or(NodeId(1)), identity.public_key()))
-        }
-    }
-}
-
-/// The peers that the configuration names, and those that were known at the last stop.
-fn book(config: &Config, metadata: &Metadata) -> Result<PeerBook, NodeError> {
-    let book = PeerBook::new(metadata.node_id(), metadata.public_key());
-    for peer in metadata.peers() {
-        if let Err(error) = book.declare(peer) {
-            tracing::warn!("a peer that was known at the last stop is left out: {error}");
-        }
-    }
-    for ticket in &config.peers {
-        match book.declare(ticket.parse::<NodeTicket>()?.into()) {
-            // One list of peers for all nodes names each of them as well.
-            Ok(()) | Err(DeclareError::Own(_)) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(book)
-}
-
-/// The nodes that this one is to found a cluster with: those that the configuration names, and no others.
-fn founders(config: &Config, metadata: &Metadata) -> Result<Option<Founders>, NodeError> {
-    if config.bootstrap != Bootstrap::Static {
-        return Ok(None);
-    }
-    let own = (metadata.node_id(), metadata.public_key());
-    let mut named = Vec::new();
-    for ticket in &config.peers {
-        let Peer { node_id, info } = ticket.parse::<NodeTicket>()?.into();
-        named.push((node_id, info.public_key));
-    }
-    Ok(Some(Founders::new(own, named)))
-}
-
-fn transport_settings(config: &Config, identity: &Identity, http_addr: SocketAddr) -> TransportSettings {
-    TransportSettings {
-        secret_key: identity.secret_key().clone(),
-        bind_addr: config.iroh_addr,
-        relay: relay(config),
-        timeouts: match config.network_profile {
-            NetworkProfile::Lan => LinkTimeouts::lan(),
-            NetworkProfile::Wan => LinkTimeouts::wan(),
-        },
-        client_keys: config.client_keys.iter().copied().collect(),
-        http_addr: Some(http_addr),
-        founders: None,
-    }
-}
-
-fn relay(config: &Config) -> transport::Relay {
-    match &config.iroh_relay {
-        Relay::Disabled => transport::Relay::Disabled,
-        Relay::N0 => transport::Relay::N0,
-        Relay::Url(url) => transport::Relay::Url(url.clone()),
-    }
 }
