@@ -316,6 +316,9 @@ pub const SNAPSHOT_EVERY_MAX_BYTES: u64 = 16 * 1024 * 1024 * 1024;
 /// Time between two looks at how many bytes were applied since the last snapshot.
 pub const SNAPSHOT_CHECK_INTERVAL_MS: u64 = 1_000;
 
+/// Pause between two looks whether there is room again for a snapshot that ran out of it.
+pub const SNAPSHOT_ROOM_CHECK_INTERVAL_MS: u64 = 5_000;
+
 /// Bytes of log entries kept although a snapshot covers them, for the same followers.
 pub const LOG_KEPT_BEHIND_SNAPSHOT_BYTES: u64 = 64 * 1024 * 1024;
 

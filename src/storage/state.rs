@@ -10,6 +10,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::Stream;
 use openraft::alias::SnapshotOf;
@@ -59,33 +60,6 @@ impl StateMachine {
     #[must_use]
     pub fn within(self, space: Arc<Space>) -> Self {
         Self { space, ..self }
-    }
-
-    /// Whether a snapshot fits onto the disk.
-    async fn snapshot_fits(&self) -> io::Result<()> {
-        let Store::Redb(state) = &self.store else { return Ok(()) };
-        let (state, space) = (state.clone(), self.space.clone());
-        runtime::blocking(move || {
-            // What waits in memory is no part of the file yet. A snapshot begins with this anyway.
-            state.checkpoint()?;
-            let most = state.file_bytes()?;
-            if space.fits_now(most).is_ok() {
-                return Ok(());
-            }
-            // The file may be mostly empty, after deletes. To read it all takes a while.
-            let bytes =
-                if most <= limits::SNAPSHOT_MEASURE_MAX_BYTES { state.measure_snapshot()? } else { most };
-            space.fits_now(bytes).map_err(|no_room| {
-                io::Error::new(
-                    io::ErrorKind::StorageFull,
-                    format!(
-                        "it takes up to {} bytes, and of the {} that are free {} must stay free",
-                        no_room.needed_bytes, no_room.free_bytes, no_room.kept_bytes
-                    ),
-                )
-            })
-        })
-        .await?
     }
 
     /// A reader of this state.
@@ -377,18 +351,17 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     /// None where there is no room: the log stays as long as it is, and Raft asks again later. A
     /// snapshot that fails would end the node.
     async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<SnapshotBuilder> {
-        match self.snapshot_fits().await {
+        match snapshot_fits(&self.store, &self.space).await {
             Ok(()) => Some(self.get_snapshot_builder().await),
             Err(reason) => {
-                metrics::counter!("aspen_storage_snapshots_put_off_total").increment(1);
-                tracing::warn!("a snapshot is put off: {reason}");
+                put_off(&reason);
                 None
             }
         }
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        SnapshotBuilder { store: self.store.clone() }
+        SnapshotBuilder { store: self.store.clone(), space: self.space.clone() }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> io::Result<()> {
@@ -407,13 +380,60 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 /// Makes a snapshot of the state as it is when it begins, while entries are applied.
 pub struct SnapshotBuilder {
     store: Store,
+    space: Arc<Space>,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     type SnapshotData = SnapshotData;
 
+    /// Where the room is taken by somebody else on the way, it begins again once there is some: a snapshot
+    /// that fails would end the node.
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
-        let (meta, snapshot) = self.store.build_snapshot().await?;
-        Ok(Snapshot { meta, snapshot })
+        loop {
+            match self.store.build_snapshot().await {
+                Ok((meta, snapshot)) => return Ok(Snapshot { meta, snapshot }),
+                Err(full) if full.kind() == io::ErrorKind::StorageFull => put_off(&full),
+                Err(error) => return Err(error),
+            }
+            loop {
+                tokio::time::sleep(Duration::from_millis(limits::SNAPSHOT_ROOM_CHECK_INTERVAL_MS)).await;
+                match snapshot_fits(&self.store, &self.space).await {
+                    Ok(()) => break,
+                    Err(full) if full.kind() == io::ErrorKind::StorageFull => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
     }
+}
+
+/// Whether a snapshot fits onto the disk.
+async fn snapshot_fits(store: &Store, space: &Arc<Space>) -> io::Result<()> {
+    let Store::Redb(state) = store else { return Ok(()) };
+    let (state, space) = (state.clone(), space.clone());
+    runtime::blocking(move || {
+        // What waits in memory is no part of the file yet. A snapshot begins with this anyway.
+        state.checkpoint()?;
+        let most = state.file_bytes()?;
+        if space.fits_now(most).is_ok() {
+            return Ok(());
+        }
+        // The file may be mostly empty, after deletes. To read it all takes a while.
+        let bytes = if most <= limits::SNAPSHOT_MEASURE_MAX_BYTES { state.measure_snapshot()? } else { most };
+        space.fits_now(bytes).map_err(|no_room| {
+            io::Error::new(
+                io::ErrorKind::StorageFull,
+                format!(
+                    "it takes up to {} bytes, and of the {} that are free {} must stay free",
+                    no_room.needed_bytes, no_room.free_bytes, no_room.kept_bytes
+                ),
+            )
+        })
+    })
+    .await?
+}
+
+fn put_off(reason: &io::Error) {
+    metrics::counter!("aspen_storage_snapshots_put_off_total").increment(1);
+    tracing::warn!("a snapshot is put off: {reason}");
 }

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
+use crate::storage::disk::SimulatedDisk;
 use crate::storage::space::Room;
 
 const MIB: u64 = 1024 * 1024;
@@ -33,4 +34,34 @@ async fn snapshot_is_put_off_until_it_fits_beside_the_last_reserve() {
     assert!(redb.file_bytes().unwrap() > 4 * MIB && redb.measure_snapshot().unwrap() < MIB);
     free.store(6 * MIB, Ordering::Relaxed);
     assert!(state.try_create_snapshot_builder(false).await.is_some(), "it was measured");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_that_runs_out_of_room_begins_again_once_there_is_some() {
+    let dir = Path::new("/simulated");
+    let disk = SimulatedDisk::new(dir, 1);
+    let progress = Arc::new(Progress::default());
+    progress.set_flushed(Some(u64::MAX - 1));
+    let options =
+        StorageOptions { checkpoint_interval: Duration::from_secs(3_600), ..StorageOptions::default() };
+    let mut state = state_redb::open_on(disk.mount(), dir, options, progress).unwrap();
+    let large = "v".repeat(256 * 1024);
+    for index in 1..=8 {
+        apply(&mut state, vec![entry(index, &put(&format!("k{index}"), &large))]).await;
+    }
+    let first = snapshot(&mut state).await;
+
+    // The space that is asked before has no end: the room goes while the snapshot is written.
+    puts(&mut state, 9, 10).await;
+    disk.set_capacity(Some(disk.allocated_bytes() + 1024 * 1024));
+    let mut builder = state.get_snapshot_builder().await;
+    let building = tokio::spawn(async move { builder.build_snapshot().await });
+    tokio::time::sleep(3 * Duration::from_millis(limits::SNAPSHOT_ROOM_CHECK_INTERVAL_MS)).await;
+    assert!(!building.is_finished(), "it waits, and fails not");
+    assert_eq!(state.get_current_snapshot().await.unwrap().unwrap().meta, first.meta);
+
+    disk.set_capacity(None);
+    let second = building.await.unwrap().unwrap();
+    assert_eq!(second.meta.last_log_id, Some(log_id(9)));
+    assert_eq!(value_of(&state, "k"), Some("9".to_owned()));
 }
