@@ -89,7 +89,8 @@ fn run(config: Config, settings: String) -> anyhow::Result<()> {
     let result = runtime.block_on(async {
         let stop = CancellationToken::new();
         stop_on_signals(stop.clone())?;
-        node::run(config, Surroundings { figures, logs, settings }, stop, announce).await?;
+        // On the heap: it holds what a node starts with.
+        Box::pin(node::run(config, Surroundings { figures, logs, settings }, stop, announce)).await?;
         tracing::info!("the node has stopped");
         anyhow::Ok(())
     });
