@@ -50,12 +50,22 @@ step() {
   shift
   if "$@" >"$log" 2>&1 </dev/null; then
     printf 'ok    %4d s  %s\n' $((SECONDS - began)) "$name"
+    tell_skipped_tests "$name" "$log"
   else
     local code=$?
     failed+=("$name")
     tail -n 200 "$log"
     printf 'FAIL  %4d s  %s (exit %d: %s)\n' $((SECONDS - began)) "$name" "$code" "$*"
   fi
+}
+
+# tell_skipped_tests STEP LOG: says which tests of a step that passed found out nothing, and why.
+tell_skipped_tests() {
+  local test
+  while IFS= read -r test; do
+    skipped+=("${test%%: *}")
+    printf 'skip          %s: %s\n' "$1" "$test"
+  done < <(sed -n 's/^.*skipped: //p' "$2" | sort -u)
 }
 
 # skip NAME WHY: says that a step was left out.
@@ -108,6 +118,8 @@ find_cargo_deny() {
 source scripts/debian.sh
 # protoc: for the client of etcd in benches/compare-etcd.
 install_missing cc:gcc git:git curl:curl protoc:protobuf-compiler
+# ip: for tests with several hosts, which take root. Others leave them out.
+[[ $(id -u) != 0 ]] || install_missing ip:iproute2
 require_rust
 
 step format cargo fmt --check

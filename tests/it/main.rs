@@ -11,6 +11,7 @@ mod bench_over_iroh;
 mod damage;
 mod disk_pressure;
 mod failover;
+mod hosts;
 mod http_docs;
 mod layers;
 mod life;

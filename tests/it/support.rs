@@ -2,9 +2,12 @@
 
 pub mod cluster;
 pub mod disk;
+pub mod hosts;
 pub mod http;
 pub mod node;
+pub mod writers;
 
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 /// The longest that anything in these tests waits for something to become true.
@@ -26,4 +29,10 @@ pub async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
         assert!(Instant::now() < until, "not within {PATIENCE:?}: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Says that a test found out nothing, and why. Past the capture of output, for a test that is left out
+/// passes, and `scripts/test.sh` is to name it.
+pub fn skipped(test: &str, reason: &str) {
+    writeln!(std::io::stderr(), "skipped: {test}: {reason}").ok();
 }

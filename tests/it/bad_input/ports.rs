@@ -10,6 +10,7 @@ use super::{
 };
 use crate::support::http::{connect, exchange};
 use crate::support::node::Node;
+use crate::support::skipped;
 
 /// How soon a node that is busy with nonsense still answers.
 const SOON: Duration = Duration::from_secs(2);
@@ -111,7 +112,7 @@ fn silent_connections_and_half_requests_stop_nobody_else() {
     let dir = temporary_directory();
     const COUNT: usize = 1_100;
     if let Err(reason) = allow_own_files(4 * COUNT) {
-        println!("skipped: silent_connections_and_half_requests_stop_nobody_else: {reason}");
+        skipped("silent_connections_and_half_requests_stop_nobody_else", &reason);
         return;
     }
     // The limit that systems start processes with.

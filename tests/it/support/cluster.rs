@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use aspen::kv::client::{Address, KvClient};
 use aspen::kv::types::{ClusterStatus, NodeId, NodeState, Role};
 
+use super::hosts::Hosts;
 use super::node::Node;
 use super::{PATIENCE, eventually};
 
@@ -48,11 +49,26 @@ impl Cluster {
 
     /// The same in a directory in which disks may be mounted already.
     pub async fn start_in(dir: tempfile::TempDir, count: u64, flags: &[&str]) -> Self {
-        let mut nodes = vec![Node::new(1, dir.path(), flags).with_flags(["--bootstrap", "auto"])];
+        let nodes = (1..=count).map(|id| Node::new(id, dir.path(), flags)).collect();
+        Self::form(dir, nodes).await
+    }
+
+    /// The same with each node on a host of its own, as many as there are hosts for.
+    pub async fn start_on(hosts: &Hosts, count: u64, flags: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory can be made");
+        let nodes =
+            (1..=count).zip(hosts.iter()).map(|(id, host)| host.node(id, dir.path(), flags)).collect();
+        Self::form(dir, nodes).await
+    }
+
+    /// Starts nodes, with ids from 1, and makes them voters of one cluster.
+    pub async fn form(dir: tempfile::TempDir, nodes: Vec<Node>) -> Self {
+        let mut waiting = nodes.into_iter();
+        let first = waiting.next().expect("a cluster has a node").with_flags(["--bootstrap", "auto"]);
+        let mut nodes = vec![first];
         nodes[0].start();
-        for id in 2..=count {
-            let mut node =
-                Node::new(id, dir.path(), flags).with_flags(["--peer".to_owned(), nodes[0].endpoint()]);
+        for node in waiting {
+            let mut node = node.with_flags(["--peer".to_owned(), nodes[0].endpoint()]);
             node.start();
             nodes.push(node);
         }
@@ -61,8 +77,9 @@ impl Cluster {
         for node in &nodes[1..] {
             first.add_learner(node.endpoint()).await.expect("a learner can be added");
         }
-        if count > 1 {
-            first.set_voters((1..=count).map(NodeId).collect()).await.expect("learners can be promoted");
+        if nodes.len() > 1 {
+            let voters = nodes.iter().map(|node| NodeId(node.id)).collect();
+            first.set_voters(voters).await.expect("learners can be promoted");
         }
         Self { nodes, dir }
     }

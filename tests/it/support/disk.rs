@@ -6,6 +6,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::skipped;
+
 /// A file that takes room from the node.
 const FILLER: &str = "filler";
 
@@ -21,7 +23,7 @@ impl Disk {
         match mount(path, &["-t", "tmpfs", "-o", options, "tmpfs"]) {
             Ok(()) => Some(Self { path: path.to_owned() }),
             Err(reason) => {
-                println!("skipped: {test}: no file system can be mounted: {reason}");
+                skipped(test, &format!("no file system can be mounted: {reason}"));
                 None
             }
         }

@@ -1,5 +1,5 @@
-//! Real `aspen-node` processes on loopback, each with its own data directory and ports of its own
-//! choice, stopped when dropped.
+//! Real `aspen-node` processes, each with its own data directory, stopped when dropped. They are on loopback
+//! at ports of their own choice, unless they are given a host.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
@@ -12,6 +12,7 @@ use aspen::kv::types::Peer;
 use aspen::transport::ticket::NodeTicket;
 
 use super::PATIENCE;
+use super::hosts::Door;
 
 /// One node: its data directory, and its process while it runs.
 pub struct Node {
@@ -31,6 +32,8 @@ pub struct Node {
     iroh_addr: SocketAddr,
     /// Where the log of the last process begins.
     log_start: usize,
+    /// Leads to its HTTP API where it is on a host of its own.
+    door: Option<Door>,
 }
 
 /// Any free port on loopback.
@@ -60,12 +63,20 @@ impl Node {
             http_addr: any_port(),
             iroh_addr: any_port(),
             log_start: 0,
+            door: None,
         }
     }
 
     /// Places the node at an iroh address that others know before it starts.
     pub fn at_iroh_addr(mut self, iroh_addr: SocketAddr) -> Self {
         self.iroh_addr = iroh_addr;
+        self
+    }
+
+    /// Places its HTTP API where a door leads to.
+    pub fn behind(mut self, door: Door) -> Self {
+        self.http_addr = door.addr();
+        self.door = Some(door);
         self
     }
 
@@ -113,7 +124,10 @@ impl Node {
             std::thread::sleep(Duration::from_millis(5));
         }
         self.http_addr = self.http();
-        self.iroh_addr = self.peer().info.addresses[0];
+        // A node on all addresses of its host stays there.
+        if !self.iroh_addr.ip().is_unspecified() {
+            self.iroh_addr = self.peer().info.addresses[0];
+        }
     }
 
     /// Starts the process without waiting for anything.
