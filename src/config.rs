@@ -59,6 +59,10 @@ pub struct Config {
     pub iroh_addr: SocketAddr,
     /// The relays in use.
     pub iroh_relay: Relay,
+    /// The ways to other nodes in use.
+    pub iroh_paths: Paths,
+    /// Where this node serves a relay.
+    pub serve_relay: Option<SocketAddr>,
     /// The file with the node's secret key; absent: a credential, or the one in the data directory.
     pub secret_key_file: Option<PathBuf>,
     /// Tickets of other nodes, checked by whoever loaded the settings.
@@ -131,6 +135,16 @@ impl<'de> Deserialize<'de> for Relay {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
+}
+
+/// The ways to other nodes that are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Paths {
+    /// Direct ones, and relays where there is none.
+    All,
+    /// Relays alone.
+    Relay,
 }
 
 /// What a new node does.
@@ -255,6 +269,16 @@ impl Config {
         let loaded = Loaded { config, values };
         check::check(&loaded, sources.validate_peer)?;
         Ok(loaded)
+    }
+
+    /// The relays that the node uses: where none is named, and it serves one itself, that one.
+    pub fn relay(&self) -> Relay {
+        match (&self.iroh_relay, self.serve_relay) {
+            (Relay::Disabled, Some(addr)) => {
+                Relay::Url(format!("http://{addr}").parse().expect("an address and a port make a URL"))
+            }
+            (relay, _) => relay.clone(),
+        }
     }
 
     /// The ticket to join a cluster with: that of the flag, or in the configured file, or among systemd's

@@ -437,6 +437,17 @@ pub const STRANGERS_REMEMBERED_MAX_COUNT: usize = 64;
 /// Time between two log lines about the same stranger.
 pub const STRANGER_LOG_INTERVAL_MS: u64 = 10_000;
 
+/// Connections to the relay that a node serves: one of each node and client, and short ones by which they
+/// measure the way.
+pub const RELAY_CONNECTIONS_MAX_COUNT: usize = 256;
+
+/// Time for a connection to the relay to prove its key, and for all of them to end at a stop.
+pub const RELAY_HANDSHAKE_TIMEOUT_MS: u64 = 5_000;
+
+/// Time between two checks of who is connected to the relay. Changes of the membership are checked at once;
+/// this is for tickets, which expire without one.
+pub const RELAY_CHECK_INTERVAL_MS: u64 = 10_000;
+
 /// Time between two rounds of questions to the members who else belongs to the cluster. A newcomer that
 /// leads is let in by a node that was away within about an election's time; strangers cause no more load.
 pub const VOUCHING_INTERVAL_MS: u64 = 1_000;

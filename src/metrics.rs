@@ -74,6 +74,8 @@ const FIGURES: &[(&str, Kind, &str)] = &[
     ("aspen_state_shrinks_total", Kind::Counter, "Times that the state was copied into a smaller file"),
     ("aspen_store_revision", Kind::Gauge, "Revision of the store on this node"),
     (traffic::DIALS_TOTAL, Kind::Counter, "Connections dialed, by result"),
+    ("aspen_relay_connections", Kind::Gauge, "Connections to the relay that this node serves"),
+    ("aspen_relay_rejected_total", Kind::Counter, "Connections of unknown keys that the relay turned away"),
     ("aspen_transport_handshakes_dropped_total", Kind::Counter, "Handshakes dropped for too many at a time"),
     ("aspen_joins_refused_total", Kind::Counter, "Callers without a ticket that was taken"),
     ("aspen_transport_strangers_refused_total", Kind::Counter, "Connections refused unseen, as strangers'"),

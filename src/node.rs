@@ -142,7 +142,8 @@ impl Node {
         around: Surroundings,
         stop: CancellationToken,
     ) -> Result<Self, NodeError> {
-        let Ground { config, data_dir, metadata, transport, token, come_in, listener, http_addr } = ground;
+        let Ground { config, data_dir, metadata, transport, token, come_in, listener, http_addr, relay } =
+            ground;
         let Surroundings { figures, logs, settings } = around;
         let timings = raft_start::timings(&config);
         let started = raft_start::start(&config, &data_dir, &metadata, &transport, timings).await?;
@@ -215,6 +216,9 @@ impl Node {
             actors,
         };
         parts.transport(transport.clone(), handlers);
+        if let Some(listener) = relay {
+            parts.relay(transport.clone(), listener);
+        }
         let (iroh, transports) = (transport.clone(), figures.clone());
         let state = ApiState {
             kv: Arc::new(service.clone()),

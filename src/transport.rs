@@ -27,6 +27,7 @@ pub mod network;
 mod numbered;
 pub mod peers;
 mod protocol;
+pub mod relay;
 pub mod server;
 mod snapshot;
 #[cfg(test)]
@@ -41,35 +42,23 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use iroh::address_lookup::MemoryLookup;
-use iroh::endpoint::{
-    Connection, PortmapperConfig, QuicTransportConfig, QuicTransportConfigBuilder, ServerConfig, VarInt,
-    presets,
-};
-use iroh::{Endpoint, RelayMode, RelayUrl, SecretKey, TransportAddr, Watcher};
+use iroh::endpoint::{Connection, QuicTransportConfig, QuicTransportConfigBuilder, ServerConfig, VarInt};
+use iroh::{Endpoint, SecretKey, TransportAddr, Watcher};
 use iroh_metrics::Registry;
+use iroh_relay::server::Metrics as RelayFigures;
 use tokio::sync::Semaphore;
 
-use self::admission::{Admission, GuestList};
+use self::admission::{Admission, DoorLog, GuestList};
 use self::forward::ForwardLines;
 use self::gate::Gate;
 use self::link::Links;
 use self::network::Network;
 use self::peers::PeerBook;
+use self::relay::{Reach, Relay};
 use crate::kv::types::{Founders, NodeId, NodeInfo, Peer, PublicKey};
 use crate::limits;
 use crate::storage::metadata::Metadata;
 use crate::storage::state::StateReader;
-
-/// Which relays the endpoint uses.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Relay {
-    /// None: the node calls nobody but its peers.
-    Disabled,
-    /// The public ones of n0, with their address lookup.
-    N0,
-    /// One's own.
-    Url(RelayUrl),
-}
 
 /// How long the transport waits, fit for the kind of link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,10 +108,8 @@ impl LinkTimeouts {
 pub struct TransportSettings {
     /// This node's key.
     pub secret_key: SecretKey,
-    /// Where to listen for UDP.
-    pub bind_addr: SocketAddr,
-    /// Which relays to use.
-    pub relay: Relay,
+    /// How to reach others.
+    pub reach: Reach,
     /// How long to wait.
     pub timeouts: LinkTimeouts,
     /// The keys of clients that may read and write.
@@ -161,14 +148,16 @@ struct Inner {
     links: Links,
     forward_lines: ForwardLines,
     timeouts: LinkTimeouts,
-    relay_url: Option<String>,
-    bind_addr: SocketAddr,
+    reach: Reach,
     http_addr: Option<SocketAddr>,
     founders: Option<Founders>,
     /// The state, which tells the data directories that members are known by.
     reader: OnceLock<StateReader>,
     /// Strangers that may be served at a time.
     joins: Semaphore,
+    door_log: DoorLog,
+    /// Those of the relay that this node serves, if it serves one.
+    relay_figures: OnceLock<Arc<RelayFigures>>,
     /// Tells this process from an earlier one of the same node.
     boot: u64,
 }
@@ -187,26 +176,15 @@ impl Transport {
         let lookup = MemoryLookup::new();
         book.publish_to(lookup.clone());
         let guests = GuestList::new(book.clone(), settings.client_keys);
-        let (relay_mode, relay_url) = match &settings.relay {
-            Relay::Disabled => (RelayMode::Disabled, None),
-            Relay::N0 => (RelayMode::Default, None),
-            Relay::Url(url) => (RelayMode::Custom(url.clone().into()), Some(url.to_string())),
-        };
-        let builder = match settings.relay {
-            Relay::N0 => Endpoint::builder(presets::N0),
-            Relay::Disabled | Relay::Url(_) => Endpoint::builder(presets::Minimal),
-        };
-        let refused = |reason: String| BindError::Socket { addr: settings.bind_addr, reason };
-        let endpoint = builder
-            .secret_key(settings.secret_key)
+        let reach = settings.reach;
+        let refused = |reason: String| BindError::Socket { addr: reach.bind_addr, reason };
+        let door_log = DoorLog::default();
+        let endpoint = reach
+            .builder(settings.secret_key)
+            .map_err(refused)?
             .alpns(protocol::ALPNS.iter().map(|alpn| alpn.to_vec()).collect())
-            .relay_mode(relay_mode)
-            .portmapper_config(PortmapperConfig::Disabled)
-            .clear_ip_transports()
-            .bind_addr(settings.bind_addr)
-            .map_err(|error| refused(error.to_string()))?
             .address_lookup(lookup)
-            .hooks(Admission::new(guests.clone()))
+            .hooks(Admission::new(guests.clone(), door_log.clone()))
             .transport_config(quic(&settings.timeouts))
             .bind()
             .await
@@ -224,12 +202,13 @@ impl Transport {
             book,
             guests,
             timeouts: settings.timeouts,
-            relay_url,
-            bind_addr: settings.bind_addr,
+            reach,
             http_addr: settings.http_addr,
             founders: settings.founders,
             reader: OnceLock::new(),
             joins: Semaphore::new(limits::JOIN_RUNNING_MAX_COUNT),
+            door_log,
+            relay_figures: OnceLock::new(),
             boot: rand::random(),
         })))
     }
@@ -268,13 +247,17 @@ impl Transport {
     /// What others need to know to reach this node, at this moment.
     pub fn own_peer(&self) -> Peer {
         let addr = self.0.endpoint.addr();
-        let addresses = if self.0.bind_addr.ip().is_unspecified() {
+        let addresses = if self.0.reach.bind_addr.ip().is_unspecified() {
             addr.ip_addrs().copied().collect()
         } else {
             self.0.endpoint.bound_sockets()
         };
-        let relay_url =
-            addr.relay_urls().next().map(ToString::to_string).or_else(|| self.0.relay_url.clone());
+        // Before it has got there, it is on its way to its own relay.
+        let own = match &self.0.reach.relay {
+            Relay::Url(url) => Some(url),
+            Relay::Disabled | Relay::N0 => None,
+        };
+        let relay_url = addr.relay_urls().next().or(own).map(ToString::to_string);
         let public_key = PublicKey(*self.0.endpoint.id().as_bytes());
         let info = NodeInfo { public_key, addresses, relay_url, http_addr: self.0.http_addr };
         Peer { node_id: self.node_id(), info }
@@ -323,7 +306,11 @@ impl Transport {
     /// If a figure cannot be formatted.
     pub fn metrics_text(&self) -> Result<String, std::fmt::Error> {
         let mut registry = Registry::default();
-        registry.sub_registry_with_prefix("aspen_iroh").register_all(self.0.endpoint.metrics());
+        let sub_registry = registry.sub_registry_with_prefix("aspen_iroh");
+        sub_registry.register_all(self.0.endpoint.metrics());
+        if let Some(figures) = self.0.relay_figures.get() {
+            sub_registry.register(figures.clone());
+        }
         let mut text = String::new();
         registry.encode_openmetrics_to_writer(&mut text).map_err(|_| std::fmt::Error)?;
         Ok(text)
@@ -392,6 +379,7 @@ impl PeerConnection {
             is_relayed: selected.as_ref().is_some_and(|path| path.is_relay()),
             path: selected.map(|path| match path.remote_addr() {
                 TransportAddr::Ip(addr) => addr.to_string(),
+                TransportAddr::Relay(url) => url.to_string(),
                 other => format!("{other:?}"),
             }),
         }

@@ -6,7 +6,7 @@ use figment::value::Value;
 
 use super::error::{ConfigError, Origin};
 use super::secret_file::{self, Secret};
-use super::{Config, ControlBackend, Loaded, keys, print};
+use super::{Config, ControlBackend, Loaded, Paths, Relay, keys, print};
 use crate::limits;
 use crate::telemetry;
 
@@ -44,8 +44,30 @@ pub(super) fn check(
     if config.control_backend == ControlBackend::Hiqlite {
         return Err(ConfigError::BackendNotBuiltIn { origin: loaded.origin("control_backend") });
     }
+    check_relay(loaded)?;
     check_http(loaded)?;
     check_secret_key(loaded)
+}
+
+fn check_relay(loaded: &Loaded) -> Result<(), ConfigError> {
+    let Config { iroh_relay, iroh_paths, serve_relay, .. } = &loaded.config;
+    let names_none = *iroh_relay == Relay::Disabled;
+    if let Some(addr) = serve_relay {
+        if addr.port() == 0 {
+            let reason = "nobody could tell the others which port it came to be";
+            return Err(loaded.refused("serve_relay", reason.to_owned()));
+        }
+        if addr.ip().is_unspecified() && names_none {
+            let reason = "it does not tell under which address the relay is reached, and iroh_relay is not \
+                          set: set iroh_relay to its URL, such as http://192.0.2.1:4602";
+            return Err(loaded.refused("serve_relay", reason.to_owned()));
+        }
+    }
+    if *iroh_paths == Paths::Relay && names_none && serve_relay.is_none() {
+        let reason = "without a relay there is no way to anybody: set iroh_relay to the URL of one";
+        return Err(loaded.refused("iroh_paths", reason.to_owned()));
+    }
+    Ok(())
 }
 
 fn check_text(loaded: &Loaded, validate_peer: fn(&str) -> Result<(), String>) -> Result<(), ConfigError> {

@@ -84,6 +84,15 @@ pub struct Flags {
     #[arg(long, value_name = "disabled|n0|URL")]
     pub iroh_relay: Option<String>,
 
+    /// Ways to other nodes: relay uses relays alone, and opens no UDP port [default: all]
+    #[arg(long, value_name = "all|relay")]
+    pub iroh_paths: Option<String>,
+
+    /// Serve a relay over plain HTTP to members, declared peers and clients, who name it as --iroh-relay
+    /// http://IP:PORT; this node uses it too, unless it names others [default: none]
+    #[arg(long, value_name = "IP:PORT")]
+    pub serve_relay: Option<String>,
+
     /// File of mode 0600 with the node's secret key [default: the systemd credential iroh-secret-key,
     /// else iroh-secret-key in the data directory, generated on the first start]
     #[arg(long, value_name = "FILE")]
@@ -203,6 +212,8 @@ impl Flags {
             ("http_token_file", &self.http_token_file),
             ("iroh_addr", &self.iroh_addr),
             ("iroh_relay", &self.iroh_relay),
+            ("iroh_paths", &self.iroh_paths),
+            ("serve_relay", &self.serve_relay),
             ("secret_key_file", &self.secret_key_file),
             ("bootstrap", &self.bootstrap),
             ("join_ticket_file", &self.join_ticket_file),

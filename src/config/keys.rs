@@ -83,6 +83,13 @@ pub(super) const KEYS: &[Key] = &[
         Default::Text("disabled"),
         "disabled, n0, or the URL of a relay such as https://relay.example.com",
     ),
+    Key::new("iroh_paths", Kind::Text, Default::Text("all"), "all or relay"),
+    Key::new(
+        "serve_relay",
+        Kind::Text,
+        Default::Unset,
+        "an IP address and a TCP port, such as 192.0.2.1:4602; 0.0.0.0:4602 together with iroh_relay",
+    ),
     Key::new(
         "secret_key_file",
         Kind::Text,

@@ -233,6 +233,33 @@ fn a_relay_is_disabled_n0_or_a_url() {
 }
 
 #[test]
+fn a_node_that_serves_a_relay_uses_it_unless_it_names_others() {
+    let serving = |addr: &str| Given::flags(&["--serve-relay", addr]);
+    let named = |config: Config| match config.relay() {
+        Relay::Url(url) => url.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(named(serving("192.0.2.1:4602").config()), "http://192.0.2.1:4602/");
+    assert_eq!(named(serving("[2001:db8::1]:4602").config()), "http://[2001:db8::1]:4602/");
+    let other = ["--iroh-relay", "https://relay.example.com"];
+    assert_eq!(named(serving("0.0.0.0:4602").and_flags(&other).config()), "https://relay.example.com/");
+    assert_eq!(Given::default().config().relay(), Relay::Disabled);
+
+    serving("0.0.0.0:4602").refused(&["serve_relay", "0.0.0.0:4602", "set iroh_relay to its URL"]);
+    serving("192.0.2.1:0").refused(&["serve_relay", "which port"]);
+    serving("192.0.2.1").refused(&["serve_relay", "an IP address and a TCP port"]);
+}
+
+#[test]
+fn relays_alone_are_used_only_where_there_is_one() {
+    let alone = || Given::flags(&["--iroh-paths", "relay"]);
+    alone().refused(&["iroh_paths", "no way to anybody", "iroh_relay"]);
+    assert_eq!(alone().and_flags(&["--iroh-relay", "http://a"]).config().iroh_paths, Paths::Relay);
+    assert_eq!(alone().and_flags(&["--serve-relay", "192.0.2.1:1"]).config().iroh_paths, Paths::Relay);
+    Given::flags(&["--iroh-paths", "direct"]).refused(&["iroh_paths", "all or relay"]);
+}
+
+#[test]
 fn unknown_keys_are_refused_with_the_nearest_known_one() {
     Given::file("http_adr = '127.0.0.1:1'").refused(&[
         "unknown key 'http_adr'",

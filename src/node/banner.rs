@@ -30,7 +30,10 @@ impl fmt::Display for Banner {
         writeln!(f, "Aspen {} — node {}", env!("CARGO_PKG_VERSION"), peer.node_id)?;
         writeln!(f, "  public key  {}", peer.info.public_key)?;
         writeln!(f, "  HTTP API    http://{http_addr}")?;
-        writeln!(f, "  iroh (UDP)  {}", addresses.join(", "))?;
+        match (addresses.is_empty(), &peer.info.relay_url) {
+            (true, Some(relay)) => writeln!(f, "  iroh        by relay alone, {relay}")?,
+            (..) => writeln!(f, "  iroh (UDP)  {}", addresses.join(", "))?,
+        }
         writeln!(f, "  data        {}", data_dir.display())?;
         writeln!(f, "  state       {}", status.detail)?;
         if *in_memory {

@@ -54,6 +54,16 @@ pub enum NodeError {
         /// The error of the system.
         source: std::io::Error,
     },
+    /// The address of the relay.
+    #[error(
+        "the address {addr} cannot be used to serve a relay: {source}; give --serve-relay another address or port, or stop what uses it"
+    )]
+    Relay {
+        /// The address.
+        addr: SocketAddr,
+        /// The error of the system.
+        source: std::io::Error,
+    },
     /// The iroh address.
     #[error("{0}; give --iroh-addr another port, or stop what uses it")]
     Bind(#[from] BindError),

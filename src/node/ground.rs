@@ -10,15 +10,16 @@ use super::data_dir::DataDir;
 use super::error::NodeError;
 use super::identity::Identity;
 use super::join::{ComeIn, ComeInError};
-use crate::config::{Bootstrap, Config, NetworkProfile, Relay, Storage};
+use crate::config::{Bootstrap, Config, NetworkProfile, Paths, Relay, Storage};
 use crate::kv::token::HttpToken;
 use crate::kv::types::{Founders, NodeId, Peer};
 use crate::storage::log_redb::LOG_FILE;
 use crate::storage::metadata::{METADATA_FILE, Metadata};
 use crate::storage::state_redb::STATE_FILE;
 use crate::transport::peers::{DeclareError, PeerBook};
+use crate::transport::relay::{self, Reach};
 use crate::transport::ticket::NodeTicket;
-use crate::transport::{self, LinkTimeouts, Transport, TransportSettings};
+use crate::transport::{LinkTimeouts, Transport, TransportSettings};
 
 /// See the module.
 pub(super) struct Ground {
@@ -31,6 +32,8 @@ pub(super) struct Ground {
     pub(super) come_in: Option<ComeIn>,
     pub(super) listener: TcpListener,
     pub(super) http_addr: SocketAddr,
+    /// Where the relay that this node serves listens, if it serves one.
+    pub(super) relay: Option<TcpListener>,
 }
 
 impl Ground {
@@ -47,10 +50,11 @@ impl Ground {
         )?;
         let come_in = config.read_join_ticket()?;
         let come_in = come_in.map(|ticket| ComeIn::new(ticket.expose(), &config)).transpose()?;
+        let pass = come_in.as_ref().map(|come_in| come_in.relay_pass(&identity));
+        let reach = Reach { pass, ..reach(&config) };
         if let Some(come_in) = &come_in {
-            let relay = relay(&config);
             // On the heap: it holds a whole endpoint, and is run once in a node's life.
-            let settled = Box::pin(come_in.settle(&config, data_dir.path(), &identity, &relay));
+            let settled = Box::pin(come_in.settle(&config, data_dir.path(), &identity, &reach));
             asked_to_stop.run_until_cancelled(settled).await.ok_or(ComeInError::Stopped)??;
         }
         let metadata = metadata(&config, &data_dir, &identity)?;
@@ -61,11 +65,15 @@ impl Ground {
         let listener = listener.map_err(|source| NodeError::Http { addr: config.http_addr, source })?;
         let http_addr =
             listener.local_addr().map_err(|source| NodeError::Http { addr: config.http_addr, source })?;
+        let relay = match config.serve_relay {
+            Some(addr) => Some(listen_for_relay(addr).await?),
+            None => None,
+        };
         let founders = founders(&config, &metadata)?;
-        let settings = transport_settings(&config, &identity, http_addr, founders);
-        let transport = Transport::bind(settings, metadata.clone(), book).await?;
+        let settings = transport_settings(&config, &identity, reach, http_addr, founders);
+        let transport = Box::pin(Transport::bind(settings, metadata.clone(), book)).await?;
 
-        Ok(Self { config, data_dir, metadata, transport, token, come_in, listener, http_addr })
+        Ok(Self { config, data_dir, metadata, transport, token, come_in, listener, http_addr, relay })
     }
 }
 
@@ -127,13 +135,13 @@ fn founders(config: &Config, metadata: &Metadata) -> Result<Option<Founders>, No
 fn transport_settings(
     config: &Config,
     identity: &Identity,
+    reach: Reach,
     http_addr: SocketAddr,
     founders: Option<Founders>,
 ) -> TransportSettings {
     TransportSettings {
         secret_key: identity.secret_key().clone(),
-        bind_addr: config.iroh_addr,
-        relay: relay(config),
+        reach,
         timeouts: match config.network_profile {
             NetworkProfile::Lan => LinkTimeouts::lan(),
             NetworkProfile::Wan => LinkTimeouts::wan(),
@@ -144,10 +152,22 @@ fn transport_settings(
     }
 }
 
-fn relay(config: &Config) -> transport::Relay {
-    match &config.iroh_relay {
-        Relay::Disabled => transport::Relay::Disabled,
-        Relay::N0 => transport::Relay::N0,
-        Relay::Url(url) => transport::Relay::Url(url.clone()),
+async fn listen_for_relay(addr: SocketAddr) -> Result<TcpListener, NodeError> {
+    TcpListener::bind(addr).await.map_err(|source| NodeError::Relay { addr, source })
+}
+
+fn reach(config: &Config) -> Reach {
+    Reach {
+        bind_addr: config.iroh_addr,
+        relay: match config.relay() {
+            Relay::Disabled => relay::Relay::Disabled,
+            Relay::N0 => relay::Relay::N0,
+            Relay::Url(url) => relay::Relay::Url(url),
+        },
+        paths: match config.iroh_paths {
+            Paths::All => relay::Paths::All,
+            Paths::Relay => relay::Paths::RelayOnly,
+        },
+        pass: None,
     }
 }

@@ -17,9 +17,10 @@ use crate::limits;
 use crate::raft::{RaftHandle, observe};
 use crate::storage::log_redb::{LOG_FILE, OpenLogError, RedbLog};
 use crate::storage::metadata::{Metadata, MetadataError};
+use crate::transport::Transport;
 use crate::transport::join::{self, JoinError, JoinRequest, Welcomed};
 use crate::transport::join_ticket::{JoinTicket, ParseJoinTicketError};
-use crate::transport::{Relay, Transport};
+use crate::transport::relay::{Reach, RelayPass};
 
 use super::identity::Identity;
 
@@ -98,6 +99,11 @@ impl ComeIn {
         }
     }
 
+    /// What the cluster's relays are shown, which do not know this node yet.
+    pub(super) fn relay_pass(&self, identity: &Identity) -> RelayPass {
+        RelayPass::of(&self.ticket, &identity.public_key())
+    }
+
     fn request(&self, incarnation: u64) -> JoinRequest {
         let JoinTicket { cluster_id, secret, .. } = self.ticket.clone();
         JoinRequest { cluster_id, secret, incarnation, wants_vote: self.wants_vote, info: None }
@@ -110,7 +116,7 @@ impl ComeIn {
         config: &Config,
         data_dir: &std::path::Path,
         identity: &Identity,
-        relay: &Relay,
+        reach: &Reach,
     ) -> Result<(), ComeInError> {
         let given = self.ticket.cluster_id;
         let metadata = Metadata::open_unnamed(data_dir, identity.public_key())?;
@@ -121,8 +127,7 @@ impl ComeIn {
             (false, None) => {}
         }
         tracing::info!(cluster_id = %given, "this node takes its ticket to cluster {given}");
-        let Welcomed { node_id, members } =
-            self.redeem(config, identity, relay, metadata.incarnation()).await?;
+        let Welcomed { node_id, members } = self.redeem(identity, reach, metadata.incarnation()).await?;
         if let Some(wanted) = config.node_id.filter(|wanted| *wanted != node_id) {
             return Err(MetadataError::OtherNode { stored: node_id, given: wanted }.into());
         }
@@ -136,9 +141,8 @@ impl ComeIn {
 
     async fn redeem(
         &self,
-        config: &Config,
         identity: &Identity,
-        relay: &Relay,
+        reach: &Reach,
         incarnation: u64,
     ) -> Result<Welcomed, ComeInError> {
         let (cluster_id, request) = (self.ticket.cluster_id, self.request(incarnation));
@@ -146,7 +150,7 @@ impl ComeIn {
         let mut said = String::new();
         loop {
             let key = identity.secret_key().clone();
-            match join::redeem(key, config.iroh_addr, relay, &self.ticket, &request).await {
+            match join::redeem(key, reach, &self.ticket, &request).await {
                 Ok(welcomed) => return Ok(welcomed),
                 Err(source @ JoinError::Refused { .. }) => {
                     return Err(ComeInError::Refused { cluster_id, source });

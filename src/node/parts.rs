@@ -47,6 +47,16 @@ impl Parts<'_> {
         self.supervision.run(Part::vital("transport", serve));
     }
 
+    /// Carries what others say to each other.
+    pub fn relay(&self, transport: Transport, listener: TcpListener) {
+        let stop = self.stop.clone();
+        let serve = async move {
+            transport.serve_relay(listener, stop).await;
+            Ok(())
+        };
+        self.supervision.run(Part::vital("relay", serve));
+    }
+
     /// Answers clients; `drained` is cancelled when the last answer is out.
     pub fn http(&self, listener: TcpListener, router: Router, drained: CancellationToken) {
         let (http_stop, stop) = (self.http_stop.clone(), self.stop.clone());

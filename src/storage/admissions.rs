@@ -59,19 +59,34 @@ pub(crate) fn outstanding(
     tables: &impl ReadTables,
     now_ms: u64,
 ) -> Result<Vec<OutstandingTicket>, StateError> {
-    let mut outstanding = Vec::new();
-    for (key, IssuedTicket { expires_at_ms, uses_left }) in tickets(tables)? {
-        if expires_at_ms > now_ms && uses_left > 0 {
-            outstanding.push(OutstandingTicket { id: ticket_id(&key)?, expires_at_ms, uses_left });
-        }
-    }
-    Ok(outstanding)
+    let open = open_tickets(tables, now_ms)?.into_iter();
+    Ok(open
+        .map(|(hash, IssuedTicket { expires_at_ms, uses_left })| OutstandingTicket {
+            id: TicketId::of(&hash),
+            expires_at_ms,
+            uses_left,
+        })
+        .collect())
 }
 
 /// The id of the ticket in a row.
 pub(crate) fn ticket_id(key: &[u8]) -> Result<TicketId, StateError> {
-    let hash = key.get(1..).and_then(|hash| hash.try_into().ok());
-    hash.map(|hash| TicketId::of(&SecretHash(hash))).ok_or_else(|| malformed(key, "the key holds no hash"))
+    ticket_hash(key).map(|hash| TicketId::of(&hash))
+}
+
+/// The hashes of their secrets.
+pub(crate) fn open_secrets(tables: &impl ReadTables, now_ms: u64) -> Result<Vec<SecretHash>, StateError> {
+    Ok(open_tickets(tables, now_ms)?.into_iter().map(|(hash, _)| hash).collect())
+}
+
+/// The tickets that can still be used, each with the hash of its secret.
+fn open_tickets(
+    tables: &impl ReadTables,
+    now_ms: u64,
+) -> Result<Vec<(SecretHash, IssuedTicket)>, StateError> {
+    let is_open = |ticket: &IssuedTicket| ticket.uses_left > 0 && ticket.expires_at_ms > now_ms;
+    let open = tickets(tables)?.into_iter().filter(|(_, ticket)| is_open(ticket));
+    open.map(|(key, ticket)| Ok((ticket_hash(&key)?, ticket))).collect()
 }
 
 /// What is known of one node.
@@ -95,6 +110,11 @@ pub(crate) fn nodes(tables: &impl ReadTables) -> Result<Vec<(NodeId, Admitted)>,
 fn node_id(key: &[u8]) -> Result<NodeId, StateError> {
     let id = key.get(1..).and_then(|id| id.try_into().ok());
     id.map(|id| NodeId(u64::from_be_bytes(id))).ok_or_else(|| malformed(key, "the key holds no node id"))
+}
+
+fn ticket_hash(key: &[u8]) -> Result<SecretHash, StateError> {
+    let hash = key.get(1..).and_then(|hash| hash.try_into().ok());
+    hash.map(SecretHash).ok_or_else(|| malformed(key, "the key holds no hash"))
 }
 
 fn malformed(key: &[u8], reason: &str) -> StateError {

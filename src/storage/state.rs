@@ -148,6 +148,17 @@ impl StateReader {
         }
     }
 
+    /// The hashes of their secrets.
+    ///
+    /// # Errors
+    /// Where the state cannot be read.
+    pub fn open_secrets(&self, now_ms: u64) -> Result<Vec<SecretHash>, StateError> {
+        match &self.store {
+            Store::Memory(state) => state.open_secrets(now_ms),
+            Store::Redb(state) => state.open_secrets(now_ms),
+        }
+    }
+
     /// The newest applied revision.
     pub fn revision(&self) -> Revision {
         self.marks().revision()

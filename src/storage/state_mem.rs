@@ -72,6 +72,10 @@ impl MemState {
         admissions::outstanding(&*self.tables(), now_ms)
     }
 
+    pub(crate) fn open_secrets(&self, now_ms: u64) -> Result<Vec<SecretHash>, StateError> {
+        admissions::open_secrets(&*self.tables(), now_ms)
+    }
+
     pub(crate) fn build_snapshot(&self) -> io::Result<(SnapshotMeta, SnapshotData)> {
         let view = self.tables().clone();
         let mut bytes = Vec::new();

@@ -221,6 +221,10 @@ impl RedbState {
         self.store.watched(|| admissions::outstanding(&self.store.handle().read()?, now_ms))
     }
 
+    pub(crate) fn open_secrets(&self, now_ms: u64) -> Result<Vec<SecretHash>, StateError> {
+        self.store.watched(|| admissions::open_secrets(&self.store.handle().read()?, now_ms))
+    }
+
     /// Makes the applied state durable, if the log is on disk as far as that. Returns whether it is.
     pub(crate) fn checkpoint(&self) -> Result<bool, StateError> {
         self.store.checkpoint(Duration::from_millis(limits::CHECKPOINT_FLUSH_WAIT_MS))

@@ -40,29 +40,21 @@ impl GuestList {
         self.book.admitted(key).is_some() || alpn == ALPN_CLIENT && self.client_keys.contains(key)
     }
 
-    /// Whether a key may use any protocol at all.
-    pub(super) fn is_known(&self, key: &PublicKey) -> bool {
-        self.admits(key, ALPN_CLIENT)
+    /// Whether a key may use anything at all.
+    pub(super) fn knows(&self, key: &PublicKey) -> bool {
+        self.book.admitted(key).is_some() || self.client_keys.contains(key)
     }
 }
 
-/// Lets known keys in and turns all others away.
-#[derive(Debug)]
-pub(super) struct Admission {
-    guests: GuestList,
-    logged: Mutex<HashMap<PublicKey, Instant>>,
-}
+/// Which strangers' attempts are worth a line. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct DoorLog(Arc<Mutex<HashMap<PublicKey, Instant>>>);
 
-impl Admission {
-    /// A door that lets in who is on the list.
-    pub(super) fn new(guests: GuestList) -> Self {
-        Self { guests, logged: Mutex::default() }
-    }
-
+impl DoorLog {
     /// Whether this stranger's attempt is worth a line: each one is, but only once in a while.
-    fn is_worth_a_line(&self, key: PublicKey) -> bool {
+    pub(super) fn is_worth_a_line(&self, key: PublicKey) -> bool {
         let interval = Duration::from_millis(limits::STRANGER_LOG_INTERVAL_MS);
-        let mut logged = self.logged.lock().expect("no code panics while it holds this lock");
+        let mut logged = self.0.lock().expect("no code panics while it holds this lock");
         if logged.len() >= limits::STRANGERS_REMEMBERED_MAX_COUNT {
             logged.retain(|_, at| at.elapsed() < interval);
         }
@@ -72,6 +64,20 @@ impl Admission {
         }
         logged.insert(key, Instant::now());
         true
+    }
+}
+
+/// Lets known keys in and turns all others away.
+#[derive(Debug)]
+pub(super) struct Admission {
+    guests: GuestList,
+    log: DoorLog,
+}
+
+impl Admission {
+    /// A door that lets in who is on the list.
+    pub(super) fn new(guests: GuestList, log: DoorLog) -> Self {
+        Self { guests, log }
     }
 }
 
@@ -96,7 +102,7 @@ impl EndpointHooks for Admission {
         self.guests.book.note_stranger();
         metrics::counter!("aspen_transport_rejected_total").increment(1);
         let reason = reason(connection.alpn());
-        if self.is_worth_a_line(key) {
+        if self.log.is_worth_a_line(key) {
             tracing::warn!(%key, "a connection was turned away: {reason}");
         }
         refuse(reason)

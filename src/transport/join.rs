@@ -9,20 +9,21 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use iroh::endpoint::{Connection, PortmapperConfig, VarInt, presets};
-use iroh::{Endpoint, RelayMode, SecretKey};
+use iroh::endpoint::{Connection, VarInt};
+use iroh::{Endpoint, SecretKey};
 use irpc::WithChannels;
 use irpc::channel::oneshot;
 use irpc::rpc_requests;
 use irpc_iroh::IrohRemoteConnection;
 use serde::{Deserialize, Serialize};
 
+use super::Transport;
 use super::frame::{StreamError, read_request_within};
 use super::join_ticket::{JoinSecret, JoinTicket};
 use super::protocol::ALPN_JOIN;
+use super::relay::Reach;
 use super::server::Handlers;
 use super::ticket::{endpoint_addr, public_key};
-use super::{Relay, Transport};
 use crate::kv::types::{
     ClusterError, ClusterId, JoinCall, JoinRefusal, Joiner, NodeId, NodeInfo, Peer, PublicKey,
 };
@@ -166,27 +167,14 @@ impl Transport {
 /// [`JoinError`], of the last one that was asked.
 pub async fn redeem(
     secret_key: SecretKey,
-    bind_addr: SocketAddr,
-    relay: &Relay,
+    reach: &Reach,
     ticket: &JoinTicket,
     request: &JoinRequest,
 ) -> Result<Welcomed, JoinError> {
     let failed = |reason: String| JoinError::NotYet(format!("no iroh endpoint: {reason}"));
-    let (builder, relay_mode) = match relay {
-        Relay::Disabled => (Endpoint::builder(presets::Minimal), RelayMode::Disabled),
-        Relay::N0 => (Endpoint::builder(presets::N0), RelayMode::Default),
-        Relay::Url(url) => (Endpoint::builder(presets::Minimal), RelayMode::Custom(url.clone().into())),
-    };
-    let endpoint = builder
-        .secret_key(secret_key)
-        .relay_mode(relay_mode)
-        .portmapper_config(PortmapperConfig::Disabled)
-        .clear_ip_transports()
-        .bind_addr(SocketAddr::new(bind_addr.ip(), 0))
-        .map_err(|error| failed(error.to_string()))?
-        .bind()
-        .await
-        .map_err(|error| failed(format!("{error:#}")))?;
+    let reach = Reach { bind_addr: SocketAddr::new(reach.bind_addr.ip(), 0), ..reach.clone() };
+    let builder = reach.builder(secret_key).map_err(failed)?;
+    let endpoint = builder.bind().await.map_err(|error| failed(format!("{error:#}")))?;
     let patience = Duration::from_millis(limits::WIRE_CONNECT_TIMEOUT_MS);
     let answer = ask_in_turn(&endpoint, &ticket.members, request, patience).await;
     // A second is enough to say goodbye: members must not send to this port once the node has another.

@@ -151,7 +151,7 @@ impl Transport {
     fn is_known_at(&self, addr: &IncomingAddr) -> bool {
         match addr {
             IncomingAddr::Ip(addr) => self.0.book.is_known_address(addr),
-            IncomingAddr::Relay { endpoint_id, .. } => self.0.guests.is_known(&public_key(endpoint_id)),
+            IncomingAddr::Relay { endpoint_id, .. } => self.0.guests.knows(&public_key(endpoint_id)),
             _ => false,
         }
     }

@@ -1,5 +1,7 @@
 //! Nodes on hosts of their own, which are cut off from each other.
 
+mod relay;
+
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 

@@ -24,9 +24,14 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// Waits until the condition holds.
 pub async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
-    let until = Instant::now() + PATIENCE;
+    eventually_within(PATIENCE, what, condition).await;
+}
+
+/// Waits until the condition holds that takes longer than others.
+pub async fn eventually_within(patience: Duration, what: &str, condition: impl AsyncFn() -> bool) {
+    let until = Instant::now() + patience;
     while !condition().await {
-        assert!(Instant::now() < until, "not within {PATIENCE:?}: {what}");
+        assert!(Instant::now() < until, "not within {patience:?}: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -30,9 +30,10 @@ use crate::storage::progress::Progress;
 use crate::storage::space::Space;
 use crate::storage::state_mem;
 use crate::transport::peers::PeerBook;
+use crate::transport::relay::Reach;
 use crate::transport::server::Handlers;
 use crate::transport::ticket::public_key;
-use crate::transport::{LinkTimeouts, Relay, Transport, TransportSettings};
+use crate::transport::{LinkTimeouts, Transport, TransportSettings};
 
 /// A node with all that a real one has between its endpoint and its log.
 struct Member {
@@ -54,8 +55,7 @@ impl Member {
         let metadata = Metadata::in_memory(node_id, key);
         let settings = TransportSettings {
             secret_key,
-            bind_addr: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            relay: Relay::Disabled,
+            reach: Reach::direct(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
             timeouts: LinkTimeouts::lan(),
             client_keys: BTreeSet::new(),
             http_addr: None,

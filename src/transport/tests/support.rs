@@ -39,10 +39,11 @@ use crate::storage::state_mem;
 use crate::transport::actor::ActorStream;
 use crate::transport::peers::PeerBook;
 use crate::transport::protocol::{ALPN_RAFT, Hello, HelloProtocol, Refusal, Welcome};
+use crate::transport::relay::Reach;
 use crate::transport::server::Handlers;
 use crate::transport::ticket::{endpoint_id, public_key};
 use crate::transport::vouching::Members;
-use crate::transport::{LinkTimeouts, Relay, Transport, TransportSettings};
+use crate::transport::{LinkTimeouts, Transport, TransportSettings};
 
 /// Far more than anything here takes: a test that waits as long has failed.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
@@ -216,8 +217,7 @@ impl TestNode {
         let metadata = Metadata::in_memory(identity.node_id, key);
         let settings = TransportSettings {
             secret_key: identity.secret_key.clone(),
-            bind_addr: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            relay: Relay::Disabled,
+            reach: Reach::direct(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
             timeouts,
             client_keys: [public_key(&client_secret().public())].into(),
             http_addr: None,

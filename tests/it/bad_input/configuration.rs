@@ -25,6 +25,8 @@ fn flags_with_nonsense_are_refused_by_name_with_what_is_allowed() {
         (["--node-id", "two"], &["node_id", "\"two\"", "a whole number of 1 or more"]),
         (["--http-addr", "4600"], &["http_addr", "flag --http-addr", "such as 127.0.0.1:4600"]),
         (["--iroh-relay", "carrier pigeon"], &["iroh_relay", "carrier pigeon", "disabled, n0, or the URL"]),
+        (["--serve-relay", "0.0.0.0:4602"], &["serve_relay", "0.0.0.0:4602", "set iroh_relay to its URL"]),
+        (["--iroh-paths", "relay"], &["iroh_paths", "no way to anybody", "iroh_relay"]),
         (["--storage", "paper"], &["storage", "\"paper\"", "redb or memory"]),
         (
             ["--control-backend", "hiqlite"],

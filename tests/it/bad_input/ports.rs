@@ -38,6 +38,9 @@ fn ports_in_use_are_named_and_cost_no_data() {
     let named = format!("the HTTP address {addr} cannot be used");
     assert_ends(&mut again("--http-addr", &addr), FAILED, &[&named, "give --http-addr another port"]);
 
+    let named = format!("the address {addr} cannot be used to serve a relay");
+    assert_ends(&mut again("--serve-relay", &addr), FAILED, &[&named, "give --serve-relay another address"]);
+
     let udp = UdpSocket::bind("127.0.0.1:0").expect("a port is free");
     let addr = udp.local_addr().expect("it has an address").to_string();
     let named = format!("the UDP address {addr} cannot be used");

@@ -1,0 +1,207 @@
+//! The relay that a node serves, for its own cluster.
+//!
+//! It speaks plain HTTP. Who connects proves that it has its key, and has to be somebody whom this node
+//! would talk to: a member, a declared peer, a client, a node that has come in with a ticket and is no
+//! member yet, or one that shows that it holds a ticket which can still be used.
+//!
+//! # Tiger Style
+//! - Connections: [`limits::RELAY_CONNECTIONS_MAX_COUNT`]; further ones wait in the system's backlog.
+//! - A connection that does not get as far as proving its key ends after
+//!   [`limits::RELAY_HANDSHAKE_TIMEOUT_MS`].
+//! - Who is let in no more is cut off as soon as this node learns of it, and at the latest
+//!   [`limits::RELAY_CHECK_INTERVAL_MS`] afterwards.
+//! - What a connection has been sent and does not take is dropped: for those who speak through a relay it
+//!   is a network that may lose datagrams.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper::{HeaderMap, Method, StatusCode};
+use iroh::EndpointId;
+use iroh_relay::KeyCache;
+use iroh_relay::http::RELAY_PROBE_PATH;
+use iroh_relay::server::{Access, AccessControl, ClientRequest, ConnectionId, Handlers, RelayService};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::RelayPass;
+use crate::limits;
+use crate::transport::Transport;
+use crate::transport::ticket::public_key;
+
+/// Pause after an accept that failed for want of file descriptors or memory: the next one would fail
+/// as well.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// What a stranger is told.
+const REFUSED: &str = "this relay serves a cluster's members, declared peers and clients alone";
+
+impl Transport {
+    /// Serves a relay until `stop`. It ends with all connections to it.
+    pub async fn serve_relay(&self, listener: TcpListener, stop: CancellationToken) {
+        let door = Arc::new(Door { transport: self.clone(), guests: Mutex::default() });
+        let figures = self.0.relay_figures.get_or_init(Arc::default).clone();
+        let keys = KeyCache::new(limits::RELAY_CONNECTIONS_MAX_COUNT);
+        let service = RelayService::new(handlers(), HeaderMap::new(), None, keys, door.clone(), figures);
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = accept(listener, &service) => {}
+            () = door.keep_watch(&service) => {}
+        }
+        let limit = Duration::from_millis(limits::RELAY_HANDSHAKE_TIMEOUT_MS);
+        if tokio::time::timeout(limit, service.shutdown()).await.is_err() {
+            tracing::debug!("the relay was ended without waiting for all connections");
+        }
+    }
+}
+
+/// What is answered beside the relay itself: what endpoints measure the way to it by.
+fn handlers() -> Handlers {
+    let mut handlers = Handlers::default();
+    handlers.insert(
+        (Method::GET, RELAY_PROBE_PATH),
+        Box::new(|_, response| {
+            let response = response.status(StatusCode::OK).body(Box::new(Empty::<Bytes>::new()) as _)?;
+            Ok(response)
+        }),
+    );
+    handlers
+}
+
+/// Takes connections. It never ends.
+async fn accept(listener: TcpListener, service: &RelayService) {
+    let slots = Arc::new(Semaphore::new(limits::RELAY_CONNECTIONS_MAX_COUNT));
+    let mut connections = JoinSet::new();
+    loop {
+        let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "the relay cannot accept a connection, trying again");
+                tokio::time::sleep(ACCEPT_RETRY).await;
+                continue;
+            }
+        };
+        while connections.try_join_next().is_some() {}
+        let service = service.clone();
+        connections.spawn(async move {
+            serve(stream, service).await;
+            drop(slot);
+        });
+    }
+}
+
+async fn serve(stream: TcpStream, service: RelayService) {
+    if stream.set_nodelay(true).is_ok() {
+        let limit = Duration::from_millis(limits::RELAY_HANDSHAKE_TIMEOUT_MS);
+        service.handle_connection(stream, None, limit).await;
+    }
+}
+
+/// Lets those in who belong here, and knows who is in.
+struct Door {
+    transport: Transport,
+    guests: Mutex<HashMap<ConnectionId, Guest>>,
+}
+
+/// Whoever has a connection to the relay.
+#[derive(Clone, Debug)]
+struct Guest {
+    id: EndpointId,
+    /// The pass that it showed.
+    shown: Option<String>,
+}
+
+impl fmt::Debug for Door {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Door").field("guests", &self.guests).finish_non_exhaustive()
+    }
+}
+
+impl AccessControl for Door {
+    async fn on_connect(&self, request: &ClientRequest) -> Access {
+        let guest = Guest { id: request.endpoint_id(), shown: request.auth_token() };
+        if self.admits(&guest) {
+            let mut guests = self.guests();
+            guests.insert(request.connection_id(), guest);
+            count(&guests);
+            return Access::Allow;
+        }
+        // It may belong to the cluster since an entry of the log that has not come here yet.
+        self.transport.book().note_stranger();
+        metrics::counter!("aspen_relay_rejected_total").increment(1);
+        let key = public_key(&guest.id);
+        if self.transport.0.door_log.is_worth_a_line(key) {
+            tracing::warn!(%key, "the relay turned a connection away: the key is neither a member's, a declared peer's nor a client's, and shows no valid join ticket");
+        }
+        Access::Deny { reason: Some(REFUSED.to_owned()) }
+    }
+
+    fn on_disconnect(&self, _: EndpointId, connection_id: ConnectionId) {
+        let mut guests = self.guests();
+        guests.remove(&connection_id);
+        count(&guests);
+    }
+}
+
+impl Door {
+    fn guests(&self) -> MutexGuard<'_, HashMap<ConnectionId, Guest>> {
+        self.guests.lock().expect("no code panics while it holds this lock")
+    }
+
+    /// Whether somebody is let in, and may stay.
+    fn admits(&self, guest: &Guest) -> bool {
+        let inner = &self.transport.0;
+        let key = public_key(&guest.id);
+        if guest.id == inner.endpoint.id() || inner.guests.knows(&key) {
+            return true;
+        }
+        // Until Raft has started, only those are let in who were known at the last stop.
+        let Some(reader) = inner.reader.get() else { return false };
+        // Members are in the book, and those who were one must not come in by what is left of them here.
+        let is_on_its_way = || {
+            let nodes = reader.admitted();
+            nodes.is_ok_and(|nodes| nodes.iter().any(|(_, node)| node.public_key == key && !node.is_member))
+        };
+        let holds_ticket = |shown: &String| {
+            let tickets = reader.open_secrets(now_ms());
+            tickets.is_ok_and(|tickets| RelayPass::is_good(shown, &key, &tickets))
+        };
+        guest.shown.as_ref().is_some_and(holds_ticket) || is_on_its_way()
+    }
+
+    /// Cuts off who is let in no more. It never ends.
+    async fn keep_watch(&self, service: &RelayService) {
+        let mut changes = self.transport.book().changes();
+        let mut ticks = tokio::time::interval(Duration::from_millis(limits::RELAY_CHECK_INTERVAL_MS));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                changed = changes.changed() => changed.expect("the door holds the book"),
+            }
+            let guests = self.guests().clone();
+            for (connection_id, guest) in guests.iter().filter(|(_, guest)| !self.admits(guest)) {
+                let peer = guest.id.fmt_short();
+                tracing::info!(%peer, "the relay cuts {peer} off, which is let in no more");
+                service.clients().disconnect(guest.id, Some(*connection_id));
+            }
+        }
+    }
+}
+
+fn count(guests: &HashMap<ConnectionId, Guest>) {
+    metrics::gauge!("aspen_relay_connections").set(guests.len() as f64);
+}
+
+fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
