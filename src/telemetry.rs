@@ -21,8 +21,9 @@ use self::recent::RecentProblems;
 
 /// What is logged unless settings say otherwise: everything of Aspen's that an operator should know,
 /// and of libraries what is wrong. openraft and ractor_cluster warn of each lost connection again and again,
-/// which the transport has said once already.
-pub const DEFAULT_FILTER: &str = "warn,aspen=info,aspen_node=info,openraft=error,ractor_cluster=error,iroh=error,iroh::socket=off,noq_proto=error";
+/// which the transport has said once already. The server of relays has an error of each connection that brings
+/// nonsense.
+pub const DEFAULT_FILTER: &str = "warn,aspen=info,aspen_node=info,openraft=error,ractor_cluster=error,iroh=error,iroh::socket=off,iroh_relay::server=off,noq_proto=error";
 
 /// How logs are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

@@ -83,6 +83,29 @@ fn garbage_on_the_udp_port_is_ignored_and_peers_still_connect() {
 }
 
 #[test]
+fn garbage_on_the_relays_port_is_ignored_and_fills_no_log() {
+    let dir = temporary_directory();
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let addr = free.expect("a port is free");
+    let mut node = Node::new(1, dir.path(), &["--serve-relay", &addr.to_string()]);
+    node.start_serving();
+    node.put("kept", "what was written before");
+    for bytes in [
+        garbage(2_000, 1),
+        b"GET\r\n\r\n".to_vec(),
+        b"GET /relay HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".to_vec(),
+        b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".to_vec(),
+    ] {
+        let answer = String::from_utf8_lossy(&exchange(addr, &bytes)).into_owned();
+        assert!(answer.starts_with("HTTP/1.1 4") || answer.is_empty(), "{answer}");
+    }
+    let probe = exchange(addr, b"GET /ping HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    assert!(probe.starts_with(b"HTTP/1.1 200"), "the relay still answers");
+    assert_data_kept(&node);
+    assert!(!["panicked", "ERROR"].iter().any(|bad| node.log().contains(bad)), "{}", node.log());
+}
+
+#[test]
 fn garbage_on_the_http_port_is_answered_with_400_and_nothing_else_suffers() {
     let dir = temporary_directory();
     let node = serving_with_data(1, dir.path());
