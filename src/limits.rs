@@ -452,6 +452,33 @@ pub const RELAY_CHECK_INTERVAL_MS: u64 = 10_000;
 /// leads is let in by a node that was away within about an election's time; strangers cause no more load.
 pub const VOUCHING_INTERVAL_MS: u64 = 1_000;
 
+/// Time without an answer after which the members are asked where a node is. A dial in one network takes a
+/// few milliseconds, and a packet that was lost is sent again after a third of a second.
+pub const DIAL_SLOW_MS: u64 = 500;
+
+/// Sets of addresses that one dial tries: more would let news of addresses keep a dial from its end.
+pub const DIAL_PLACES_MAX_COUNT: usize = 4;
+
+/// Pause before a node that was not reached is told again where this one is. Together with the connect
+/// timeout it stays below the time in which a node that moves is to be followed.
+pub const HELLO_RETRY_INTERVAL_MS: u64 = 500;
+
+/// Time in which a node that moves is to be followed, in one network.
+pub const FOLLOWED_WITHIN_MS: u64 = 5_000;
+
+/// Pause between two looks whether any other node can be reached.
+pub const LOST_CHECK_INTERVAL_MS: u64 = 1_000;
+
+/// Time without any other node after which a node says so: long after all that heals by itself.
+pub const LOST_AFTER_MS: u64 = 10_000;
+
+/// Pause between two looks at the leader whether the membership says where its nodes are.
+pub const WHEREABOUTS_CHECK_INTERVAL_MS: u64 = 1_000;
+
+/// Pause after the membership was told where nodes are. One whose addresses change all the time must not
+/// fill the log.
+pub const WHEREABOUTS_NOTE_INTERVAL_MS: u64 = 10_000;
+
 /// Join tickets that have not expired yet. Each is a row in the state of every member.
 pub const JOIN_TICKETS_MAX_COUNT: usize = 1_024;
 
@@ -746,6 +773,9 @@ const _: () = assert!(LOG_BATCH_MAX_BYTES < LOG_QUEUE_MAX_BYTES);
 const _: () = assert!(APPEND_BATCH_MAX_BYTES < LOG_TAIL_MAX_BYTES);
 const _: () = assert!(SNAPSHOT_EVERY_ENTRIES < REPLICATION_LAG_MAX_ENTRIES);
 const _: () = assert!(LOG_KEPT_BEHIND_SNAPSHOT_ENTRIES < SNAPSHOT_EVERY_ENTRIES);
+const _: () = assert!(WIRE_CONNECT_TIMEOUT_MS + 2 * HELLO_RETRY_INTERVAL_MS < FOLLOWED_WITHIN_MS);
+const _: () = assert!(DIAL_SLOW_MS < WIRE_CONNECT_TIMEOUT_MS);
+const _: () = assert!(FOLLOWED_WITHIN_MS < LOST_AFTER_MS);
 const _: () = assert!(REQUEST_TIMEOUT_MS < CATCH_UP_TIMEOUT_MS);
 const _: () = assert!(REQUEST_TIMEOUT_MS + CATCH_UP_TIMEOUT_MS < MEMBERSHIP_TIMEOUT_MS);
 const _: () = assert!(MEMBERSHIP_TIMEOUT_MS < HTTP_REQUEST_TIMEOUT_MS);

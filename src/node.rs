@@ -267,6 +267,8 @@ impl Node {
             parts.static_start(StaticStart { transport, raft, metadata, cluster, founders, progress });
         }
         parts.endpoint_file(transport.clone(), data_dir.path().to_owned());
+        parts.whereabouts(transport.clone());
+        parts.addresses_of_members(service.clone());
         if let Some(scrubber) = started.scrubber {
             parts.damage(scrubber.clone());
             parts.scrub(scrubber, Duration::from_secs(config.storage_options.scrub_interval_s));

@@ -13,6 +13,7 @@
 
 pub mod actor;
 pub mod admission;
+mod chosen_path;
 pub mod client;
 mod forward;
 pub mod founding;
@@ -35,6 +36,7 @@ mod tests;
 pub mod ticket;
 mod tls;
 pub mod vouching;
+mod whereabouts;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -43,7 +45,7 @@ use std::time::Duration;
 
 use iroh::address_lookup::MemoryLookup;
 use iroh::endpoint::{Connection, QuicTransportConfig, QuicTransportConfigBuilder, ServerConfig, VarInt};
-use iroh::{Endpoint, SecretKey, TransportAddr, Watcher};
+use iroh::{Endpoint, SecretKey, TransportAddr};
 use iroh_metrics::Registry;
 use iroh_relay::server::Metrics as RelayFigures;
 use tokio::sync::Semaphore;
@@ -247,11 +249,13 @@ impl Transport {
     /// What others need to know to reach this node, at this moment.
     pub fn own_peer(&self) -> Peer {
         let addr = self.0.endpoint.addr();
-        let addresses = if self.0.reach.bind_addr.ip().is_unspecified() {
+        let mut addresses: Vec<SocketAddr> = if self.0.reach.bind_addr.ip().is_unspecified() {
             addr.ip_addrs().copied().collect()
         } else {
             self.0.endpoint.bound_sockets()
         };
+        // Others take no more of them.
+        addresses.truncate(limits::PEER_ADDRESSES_MAX_COUNT);
         // Before it has got there, it is on its way to its own relay.
         let own = match &self.0.reach.relay {
             Relay::Url(url) => Some(url),
@@ -263,30 +267,10 @@ impl Transport {
         Peer { node_id: self.node_id(), info }
     }
 
-    /// Waits until this node's addresses change.
-    pub async fn own_address_changed(&self) {
-        let mut watcher = self.0.endpoint.watch_addr();
-        if watcher.updated().await.is_err() {
-            // The endpoint is closed: its addresses never change again.
-            std::future::pending::<()>().await;
-        }
-    }
-
-    /// Says hello to all known nodes, so that they know where this one is now. Those that do not answer
-    /// are left alone: they say hello themselves when they come.
-    pub async fn greet_all(&self) {
-        let greetings = self.0.book.all().into_iter().map(|peer| async move {
-            if let Err(error) = self.connection(peer.node_id, link::Lane::Control).await {
-                tracing::debug!(peer = %peer.node_id, "node {} was not greeted: {error}", peer.node_id);
-            }
-        });
-        futures::future::join_all(greetings).await;
-    }
-
     /// Drops the connections of a node that is no longer let in.
     pub fn cut_off(&self, keys: &[PublicKey]) {
         for key in keys {
-            self.0.links.close_all_of(*key, link::REMOVED);
+            self.0.links.shut_out(*key);
         }
     }
 

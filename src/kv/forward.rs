@@ -125,6 +125,16 @@ pub trait Forwarder: Send + Sync + 'static {
         BTreeSet::new()
     }
 
+    /// The nodes that have said where they are since this process started, this one among them.
+    fn whereabouts(&self) -> Vec<Peer> {
+        Vec::new()
+    }
+
+    /// What keeps this node from all others, and what an operator can do about it.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
     /// The data directory that the owner of a key has, by its own word, if it has been met.
     fn incarnation_of(&self, _key: &PublicKey) -> Option<u64> {
         None

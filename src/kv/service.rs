@@ -22,6 +22,7 @@ mod read_index;
 pub mod removal;
 mod status;
 mod transfer;
+pub mod whereabouts;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};

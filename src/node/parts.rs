@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::Router;
+use futures::StreamExt;
 use futures::future::pending;
 use openraft::async_runtime::WatchReceiver;
 use tokio::net::TcpListener;
@@ -16,7 +17,7 @@ use super::join::ComeIn;
 use super::static_start::StaticStart;
 use super::supervisor::{Part, Supervision};
 use crate::api;
-use crate::kv::service::{KvService, disk, history, join, removal};
+use crate::kv::service::{KvService, disk, history, join, removal, whereabouts};
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::raft::{RaftHandle, log_bounds, observe};
@@ -132,7 +133,7 @@ impl Parts<'_> {
         self.housekeeping("vouching", move || {
             let transport = transport.clone();
             async move {
-                transport.ask_about_strangers().await;
+                transport.ask_members().await;
                 Ok(())
             }
         });
@@ -187,16 +188,37 @@ impl Parts<'_> {
         self.housekeeping("peers", move || save_peers(transport.clone(), metadata.clone()));
     }
 
-    /// Keeps others, and the ticket in the data directory, told where this node is.
+    /// Keeps all other nodes told where this one is.
+    pub fn whereabouts(&self, transport: Transport) {
+        self.housekeeping("whereabouts", move || {
+            let transport = transport.clone();
+            async move {
+                transport.keep_in_touch().await;
+                Ok(())
+            }
+        });
+    }
+
+    /// Has the membership say where its nodes are, while this node leads.
+    pub fn addresses_of_members(&self, service: KvService) {
+        self.housekeeping("addresses-of-members", move || {
+            let service = service.clone();
+            async move {
+                whereabouts::keep_noted(service).await;
+                Ok(())
+            }
+        });
+    }
+
+    /// Keeps the ticket in the data directory up to date.
     pub fn endpoint_file(&self, transport: Transport, dir: PathBuf) {
         self.housekeeping("endpoint-file", move || {
             let (transport, dir) = (transport.clone(), dir.clone());
             async move {
-                transport.greet_all().await;
+                let mut moves = transport.own_moves();
                 loop {
-                    transport.own_address_changed().await;
                     data_dir::write_endpoint_file(&dir, &NodeTicket(transport.own_peer()).to_string())?;
-                    transport.greet_all().await;
+                    moves.next().await;
                 }
             }
         });
@@ -306,7 +328,7 @@ async fn save_peers(transport: Transport, metadata: Metadata) -> Result<(), anyh
     let mut changes = transport.book().changes();
     let mut saved = metadata.peers();
     loop {
-        let peers = transport.book().all();
+        let peers = transport.book().to_keep();
         if peers != saved {
             let (metadata, to_save) = (metadata.clone(), peers.clone());
             tokio::task::spawn_blocking(move || metadata.save_peers(&to_save)).await??;

@@ -66,7 +66,7 @@ impl PeerExchange for Exchange {
         for peer in peers {
             book.declare(peer).map_err(|error| not_saved(error.to_string()))?;
         }
-        let (metadata, peers) = (self.metadata.clone(), book.all());
+        let (metadata, peers) = (self.metadata.clone(), book.to_keep());
         let saved = tokio::task::spawn_blocking(move || metadata.save_peers(&peers)).await;
         saved.map_err(|error| not_saved(error.to_string()))?.map_err(|error| not_saved(error.to_string()))
     }

@@ -4,7 +4,8 @@
 //! supervisor ends the process rather than leaving a zombie.
 //!
 //! # Tiger Style
-//! One operation on the membership is under way at a time; a second one is refused at once.
+//! One operation on the membership is under way at a time; a second one is refused at once. Noting
+//! addresses, which nobody asked for, stands in no operation's way: that waits the moment which it takes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,8 @@ pub enum RaftMessage {
     AddLearner(Peer, RpcReplyPort<Result<MembershipChanged, ClusterError>>),
     /// Change voters and members. This node must lead.
     ChangeMembership(MembershipChange, RpcReplyPort<Result<MembershipChanged, ClusterError>>),
+    /// Note where members are. This node must lead.
+    NoteAddresses(Vec<Peer>, RpcReplyPort<Result<MembershipChanged, ClusterError>>),
     /// Raft has stopped for good, for this reason.
     Failed(String),
 }
@@ -40,6 +43,8 @@ pub struct RaftActorState {
     raft: RaftHandle,
     /// Held by the operation on the membership that is under way.
     operation: Arc<Mutex<()>>,
+    /// Held by whatever changes the membership.
+    change: Arc<Mutex<()>>,
     watcher: tokio::task::JoinHandle<()>,
 }
 
@@ -54,7 +59,7 @@ impl Actor for RaftActor {
         raft: RaftHandle,
     ) -> Result<RaftActorState, ActorProcessingErr> {
         let watcher = tokio::spawn(report_failure(raft.clone(), myself));
-        Ok(RaftActorState { raft, operation: Arc::default(), watcher })
+        Ok(RaftActorState { raft, operation: Arc::default(), change: Arc::default(), watcher })
     }
 
     async fn handle(
@@ -73,6 +78,17 @@ impl Actor for RaftActor {
             }
             RaftMessage::ChangeMembership(change, reply) => {
                 run(state, reply, async move { membership::change(&raft, change).await });
+            }
+            RaftMessage::NoteAddresses(peers, reply) => {
+                let Ok(permit) = state.change.clone().try_lock_owned() else {
+                    answer(reply, Err(ClusterError::ChangeInProgress));
+                    return Ok(());
+                };
+                tokio::spawn(async move {
+                    let result = membership::note_addresses(&raft, peers).await;
+                    drop(permit);
+                    answer(reply, result);
+                });
             }
             RaftMessage::Failed(reason) => return Err(format!("Raft stopped: {reason}").into()),
         }
@@ -103,9 +119,11 @@ fn run<T: Send + 'static>(
         answer(reply, Err(ClusterError::ChangeInProgress));
         return;
     };
+    let change = state.change.clone();
     tokio::spawn(async move {
+        let turn = change.lock_owned().await;
         let result = operation.await;
-        drop(permit);
+        drop((turn, permit));
         answer(reply, result);
     });
 }

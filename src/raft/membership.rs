@@ -16,7 +16,7 @@ use super::RaftHandle;
 use super::observe::{self, Metrics};
 use super::types::TypeConfig;
 use crate::kv::types::{
-    ClusterError, KvError, LeaderHint, MembershipChange, MembershipChanged, NodeId, Peer,
+    ClusterError, KvError, LeaderHint, MembershipChange, MembershipChanged, NodeId, NodeInfo, Peer,
 };
 use crate::limits;
 
@@ -99,6 +99,40 @@ pub async fn change(raft: &RaftHandle, change: MembershipChange) -> Result<Membe
         changed = within_bound(raft.change_membership(remove, true)).await?;
     }
     Ok(changed)
+}
+
+/// The members that are not where the membership says, of those that have said where they are.
+pub fn moved(metrics: &Metrics, peers: Vec<Peer>) -> Vec<Peer> {
+    let has_moved = |peer: &Peer| {
+        let known = metrics.membership_config.get_node(&peer.node_id);
+        // Another key under this id is another node.
+        known.is_some_and(|known| {
+            known.public_key == peer.info.public_key && !is_same_place(known, &peer.info)
+        })
+    };
+    peers.into_iter().filter(has_moved).collect()
+}
+
+/// Whether two lists of addresses lead to the same places, in whatever order.
+fn is_same_place(known: &NodeInfo, said: &NodeInfo) -> bool {
+    let addresses = |info: &NodeInfo| info.addresses.iter().copied().collect::<BTreeSet<_>>();
+    (known.http_addr, &known.relay_url) == (said.http_addr, &said.relay_url)
+        && addresses(known) == addresses(said)
+}
+
+/// Writes into the membership where members are. Whose vote counts stays as it is, and so do the keys that
+/// they are known by.
+///
+/// # Errors
+/// Those of losing the leadership, and of another change that is under way.
+pub async fn note_addresses(raft: &RaftHandle, peers: Vec<Peer>) -> Result<MembershipChanged, ClusterError> {
+    let metrics = observe::metrics(raft);
+    let moved = moved(&metrics, peers);
+    if moved.is_empty() {
+        return Ok(current(&metrics));
+    }
+    let nodes = moved.into_iter().map(|peer| (peer.node_id, peer.info)).collect();
+    within_bound(raft.change_membership(ChangeMembers::SetNodes(nodes), true)).await
 }
 
 /// A voter that has been silent for longer may be gone.

@@ -79,6 +79,18 @@ mod acted {
             self.call(bound, |reply| RaftMessage::ChangeMembership(change, reply)).await
         }
 
+        /// Notes where members are. This node must lead.
+        ///
+        /// # Errors
+        /// The outer error if no outcome came within `bound`, the inner one if it was refused.
+        pub async fn note_addresses(
+            &self,
+            peers: Vec<Peer>,
+            bound: Duration,
+        ) -> Result<Result<MembershipChanged, ClusterError>, Unanswered> {
+            self.call(bound, |reply| RaftMessage::NoteAddresses(peers, reply)).await
+        }
+
         async fn call<T: Send + 'static>(
             &self,
             bound: Duration,
@@ -156,6 +168,19 @@ mod simulated {
         ) -> Result<Result<MembershipChanged, ClusterError>, Unanswered> {
             let raft = self.raft.clone();
             self.run(bound, async move { membership::change(&raft, change).await }).await
+        }
+
+        /// Notes where members are. This node must lead.
+        ///
+        /// # Errors
+        /// The outer error if no outcome came within `bound`, the inner one if it was refused.
+        pub async fn note_addresses(
+            &self,
+            peers: Vec<Peer>,
+            bound: Duration,
+        ) -> Result<Result<MembershipChanged, ClusterError>, Unanswered> {
+            let raft = self.raft.clone();
+            self.run(bound, async move { membership::note_addresses(&raft, peers).await }).await
         }
 
         async fn run<T: Send + 'static>(

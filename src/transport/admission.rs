@@ -99,7 +99,7 @@ impl EndpointHooks for Admission {
             // A declared peer before this node's log tells that it is a member: it calls again.
             return refuse(reason(connection.alpn()));
         }
-        self.guests.book.note_stranger();
+        self.guests.book.have_members_asked();
         metrics::counter!("aspen_transport_rejected_total").increment(1);
         let reason = reason(connection.alpn());
         if self.log.is_worth_a_line(key) {

@@ -75,6 +75,17 @@ impl Forwarder for Transport {
         self.0.links.shut_out_by()
     }
 
+    fn whereabouts(&self) -> Vec<Peer> {
+        let members = self.book().members().into_iter();
+        let heard =
+            members.filter_map(|node_id| Some(Peer { node_id, info: self.book().heard_of(node_id)? }));
+        heard.chain([self.own_peer()]).collect()
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.what_keeps_it_from_all_others()
+    }
+
     fn incarnation_of(&self, key: &PublicKey) -> Option<u64> {
         if *key == self.0.metadata.public_key() {
             return Some(self.0.metadata.incarnation());

@@ -1,6 +1,9 @@
 //! The first exchange on every connection: both sides say who they are and which cluster they belong
 //! to, and either may refuse.
 
+use std::net::SocketAddr;
+
+use iroh::TransportAddr;
 use iroh::endpoint::Connection;
 
 use super::Transport;
@@ -38,10 +41,11 @@ impl Transport {
         }
         self.check_incarnation(known, &key, hello.incarnation)?;
         self.agree_on_cluster(hello.cluster_id)?;
+        let mut left = Vec::new();
         if hello.info.public_key == key {
-            self.0.book.heard_from(known, hello.info);
+            left = self.0.book.heard_from(known, hello.info);
         }
-        if self.close_former_process(key, hello.boot) {
+        if self.close_former_process(key, hello.boot) || self.close_where_it_left(key, &left) {
             return Err(Refusal::Restarted);
         }
         Ok(Welcome {
@@ -62,6 +66,23 @@ impl Transport {
             self.0.links.close_all_of(key, b"another process with this key came");
         }
         left_open
+    }
+
+    /// Closes the connections of a node that has left the addresses which one of them leads to; true if there
+    /// was one. All of them, for the same reason as above: only then does iroh look for another path.
+    fn close_where_it_left(&self, key: PublicKey, left: &[SocketAddr]) -> bool {
+        if left.is_empty() {
+            return false;
+        }
+        let leads_there = |connection: &Connection| {
+            let paths = connection.paths();
+            paths.iter().any(|path| matches!(path.remote_addr(), TransportAddr::Ip(ip) if left.contains(ip)))
+        };
+        let is_in_the_way = self.0.links.connections_of(key).iter().any(leads_there);
+        if is_in_the_way {
+            self.0.links.close_all_of(key, b"the node that this led to is elsewhere");
+        }
+        is_in_the_way
     }
 
     /// Checks the answer to a hello of this node.

@@ -4,27 +4,33 @@
 //! - One dial to a node and purpose is under way at a time, within the connect timeout; a caller that
 //!   gives up does not stop it.
 //! - A connection is used for requests only after its hello was accepted.
+//! - A dial tries all addresses of a node at once, and new ones as soon as they are known, at most
+//!   [`limits::DIAL_PLACES_MAX_COUNT`] times.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use iroh::endpoint::{Connection, ConnectionError, VarInt, WeakConnectionHandle};
 use irpc_iroh::IrohRemoteConnection;
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use super::Transport;
 use super::admission::{REFUSED, STRANGER};
 use super::protocol::{ALPN_ACTOR, ALPN_RAFT, ALPN_SNAPSHOT, HelloProtocol, Refusal};
 use super::ticket::{endpoint_addr, public_key};
-use crate::kv::types::{NodeId, PublicKey};
+use crate::kv::types::{NodeId, NodeInfo, Peer, PublicKey};
+use crate::limits;
 use crate::raft::traffic::Traffic;
 
 /// Pause before who was told to dial again does so.
 pub(super) const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 
+/// The code that a connection is closed with which is to be opened again.
+const DIAL_AGAIN: u32 = 409;
+
 /// What the connections of a removed node are closed with.
-pub(super) const REMOVED: &[u8] = b"removed from the cluster";
+const REMOVED: &[u8] = b"removed from the cluster";
 
 /// What a connection is for. Each purpose has its own, so that none waits behind another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -68,7 +74,7 @@ pub(super) enum LinkError {
     ConnectTimeout(u128),
     #[error("it refused the connection: {0}")]
     Refused(String),
-    #[error("it closed the connections of this node's former process first")]
+    #[error("it closed the connections of this node's former process, or to where it was, first")]
     Restarted,
 }
 
@@ -79,12 +85,20 @@ type Slot = Arc<AsyncMutex<Option<Connection>>>;
 pub(super) struct Links {
     slots: Mutex<HashMap<(NodeId, Lane), Slot>>,
     /// Why the last dial to a node failed; nothing once one has succeeded.
-    failures: Mutex<HashMap<NodeId, LinkError>>,
+    failures: Mutex<HashMap<NodeId, Failure>>,
     open: Mutex<HashMap<PublicKey, Vec<WeakConnectionHandle>>>,
     /// Nodes that do not know this one, by their own word.
     shut_out_by: Mutex<BTreeSet<NodeId>>,
     /// The process that a node last said hello from.
     boots: Mutex<HashMap<PublicKey, u64>>,
+    /// What others know of this node by its own word.
+    told: Mutex<HashMap<PublicKey, NodeInfo>>,
+}
+
+/// Dials to a node that have failed, one after the other.
+struct Failure {
+    since: Instant,
+    last: LinkError,
 }
 
 impl Links {
@@ -102,10 +116,11 @@ impl Links {
 
     fn note_outcome(&self, target: NodeId, failure: Option<&LinkError>) {
         let mut failures = lock(&self.failures);
-        let before = match failure {
-            Some(error) => failures.insert(target, error.clone()),
-            None => failures.remove(&target),
-        };
+        let before = failures.remove(&target);
+        if let Some(last) = failure.cloned() {
+            let since = before.as_ref().map_or_else(Instant::now, |before| before.since);
+            failures.insert(target, Failure { since, last });
+        }
         // One line when it goes and one when it comes, not one for each attempt.
         match (before, failure) {
             (None, Some(error)) => tracing::warn!(peer = %target, "node {target} cannot be reached: {error}"),
@@ -132,7 +147,26 @@ impl Links {
     }
 
     pub(super) fn failure_of(&self, target: NodeId) -> Option<String> {
-        lock(&self.failures).get(&target).map(ToString::to_string)
+        lock(&self.failures).get(&target).map(|failure| failure.last.to_string())
+    }
+
+    /// For how long a node has not been found; nothing if the last dial found it, even if it refused.
+    pub(super) fn lost_for(&self, target: NodeId) -> Option<Duration> {
+        let failures = lock(&self.failures);
+        let failure = failures.get(&target);
+        let lost =
+            failure.filter(|it| matches!(it.last, LinkError::Connect(_) | LinkError::ConnectTimeout(_)));
+        lost.map(|failure| failure.since.elapsed())
+    }
+
+    /// The owner of a key has heard from this node where it is.
+    pub(super) fn note_told(&self, key: PublicKey, own: NodeInfo) {
+        lock(&self.told).insert(key, own);
+    }
+
+    /// Whether it knows what this node would say now.
+    pub(super) fn is_told(&self, key: PublicKey, own: &NodeInfo) -> bool {
+        lock(&self.told).get(&key) == Some(own)
     }
 
     pub(super) fn connections_of(&self, key: PublicKey) -> Vec<Connection> {
@@ -149,12 +183,18 @@ impl Links {
         lock(&self.boots).insert(key, boot).is_some_and(|before| before != boot)
     }
 
-    /// Closes all connections of a node, for a reason that it is told.
+    /// Closes all connections of a node, for a reason that it is told. It may dial again.
     pub(super) fn close_all_of(&self, key: PublicKey, reason: &[u8]) {
-        for connection in self.connections_of(key) {
-            connection.close(VarInt::from_u32(REFUSED), reason);
-        }
+        close(&self.connections_of(key), DIAL_AGAIN, reason);
         lock(&self.open).remove(&key);
+    }
+
+    /// Closes all connections of a node that was removed.
+    pub(super) fn shut_out(&self, key: PublicKey) {
+        close(&self.connections_of(key), REFUSED, REMOVED);
+        lock(&self.open).remove(&key);
+        // If it is let in again, it knows nothing.
+        lock(&self.told).remove(&key);
     }
 }
 
@@ -162,13 +202,37 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("no code panics while it holds this lock")
 }
 
+fn close(connections: &[Connection], code: u32, reason: &[u8]) {
+    for connection in connections {
+        connection.close(VarInt::from_u32(code), reason);
+    }
+}
+
 impl Transport {
     /// The connection to a node for a purpose; dials it if there is none.
     pub(super) async fn connection(&self, target: NodeId, lane: Lane) -> Result<Connection, LinkError> {
-        let mut slot = self.0.links.slot(target, lane).lock_owned().await;
+        let slot = self.0.links.slot(target, lane).lock_owned().await;
         if let Some(open) = slot.as_ref().filter(|open| open.close_reason().is_none()) {
             return Ok(open.clone());
         }
+        self.dial_into(slot, target, lane).await
+    }
+
+    /// Says hello to a node on a new connection, unless it has been told meanwhile where this node is.
+    pub(super) async fn say_hello(&self, peer: &Peer) -> Result<(), LinkError> {
+        let slot = self.0.links.slot(peer.node_id, Lane::Control).lock_owned().await;
+        if self.0.links.is_told(peer.info.public_key, &self.own_peer().info) {
+            return Ok(());
+        }
+        self.dial_into(slot, peer.node_id, Lane::Control).await.map(drop)
+    }
+
+    async fn dial_into(
+        &self,
+        mut slot: OwnedMutexGuard<Option<Connection>>,
+        target: NodeId,
+        lane: Lane,
+    ) -> Result<Connection, LinkError> {
         // In a task of its own: what a caller with little patience began serves the next one.
         let transport = self.clone();
         let dialed = tokio::spawn(async move {
@@ -186,9 +250,12 @@ impl Transport {
     async fn dial_within_bound(&self, target: NodeId, lane: Lane) -> Result<Connection, LinkError> {
         let limit = self.0.timeouts.connect;
         let before = self.0.book.lookup(target).map(|peer| self.0.links.connections_of(peer.info.public_key));
+        let before = before.unwrap_or_default();
         let dialed = async {
             match self.dial(target, lane).await {
                 Err(LinkError::Restarted) => {
+                    // The goodbye of the other side went to where this node was.
+                    close(&before, DIAL_AGAIN, b"this node is elsewhere");
                     // Both sides have to see the old connections closed first.
                     tokio::time::sleep(RECONNECT_PAUSE).await;
                     self.dial(target, lane).await
@@ -201,37 +268,38 @@ impl Transport {
         if lane.is_vital() && matches!(dialed, Err(LinkError::ConnectTimeout(_) | LinkError::Connect(_))) {
             // A node that does not answer where its connections lead may answer elsewhere, but iroh
             // tries other addresses only when none of them is left.
-            for connection in before.into_iter().flatten() {
-                connection.close(VarInt::from_u32(REFUSED), b"no answer to a new connection");
-            }
+            close(&before, DIAL_AGAIN, b"no answer to a new connection");
+            self.0.book.have_members_asked();
         }
         dialed
     }
 
     async fn dial(&self, target: NodeId, lane: Lane) -> Result<Connection, LinkError> {
-        let Some(peer) = self.0.book.lookup(target) else {
-            self.0.book.note_stranger();
-            return Err(LinkError::Unknown);
-        };
-        // With all addresses: iroh asks its lookup only about nodes that it does not know at all.
-        let addr = endpoint_addr(&peer.info).ok_or(LinkError::Unknown)?;
-        let connected = self.0.endpoint.connect(addr, lane.alpn()).await;
-        let connection = connected.map_err(|error| LinkError::Connect(format!("{error:#}")))?;
+        let connection = self.connect(target, lane).await?;
 
         let client = irpc::Client::<HelloProtocol>::boxed(IrohRemoteConnection::new(connection.clone()));
-        let answer = match client.rpc(self.hello(target)).await {
+        let hello = self.hello(target);
+        let own = hello.info.clone();
+        let answer = match client.rpc(hello).await {
             Ok(answer) => answer,
             Err(error) => {
                 // A stranger is let through the handshake on its own side and closed right after.
-                self.0.links.note_end(target, connection.close_reason());
-                let reason =
-                    connection.close_reason().map_or_else(|| format!("{error:#}"), |why| why.to_string());
-                return Err(LinkError::Refused(reason));
+                let closed = connection.close_reason();
+                self.0.links.note_end(target, closed.clone());
+                let reason = closed.as_ref().map_or_else(|| format!("{error:#}"), ToString::to_string);
+                return Err(match closed {
+                    Some(ConnectionError::ApplicationClosed(close))
+                        if close.error_code == VarInt::from_u32(REFUSED) =>
+                    {
+                        LinkError::Refused(reason)
+                    }
+                    _ => LinkError::Connect(reason),
+                });
             }
         };
         let checked = answer.and_then(|welcome| self.receive_welcome(&connection, target, welcome));
         if checked == Err(Refusal::Restarted) {
-            connection.close(VarInt::from_u32(REFUSED), b"reconnecting");
+            connection.close(VarInt::from_u32(DIAL_AGAIN), b"reconnecting");
             return Err(LinkError::Restarted);
         }
         if let Err(refusal) = checked {
@@ -239,7 +307,61 @@ impl Transport {
             connection.close(VarInt::from_u32(REFUSED), b"hello refused");
             return Err(LinkError::Refused(refusal.to_string()));
         }
-        if self.keep(&connection) { Ok(connection) } else { Err(LinkError::Unknown) }
+        if !self.keep(&connection) {
+            return Err(LinkError::Unknown);
+        }
+        self.0.links.note_told(public_key(&connection.remote_id()), own);
+        Ok(connection)
+    }
+
+    /// Connects to a node wherever it is known to be, and where it is found while that takes.
+    async fn connect(&self, target: NodeId, lane: Lane) -> Result<Connection, LinkError> {
+        let mut places = 0;
+        let mut path_given_up = false;
+        loop {
+            let Some(peer) = self.0.book.lookup(target) else {
+                self.0.book.have_members_asked();
+                return Err(LinkError::Unknown);
+            };
+            // With all addresses: iroh asks its lookup only about nodes that it does not know at all.
+            let addr = endpoint_addr(&peer.info).ok_or(LinkError::Unknown)?;
+            places += 1;
+            tokio::select! {
+                connected = self.0.endpoint.connect(addr, lane.alpn()) => {
+                    return connected.map_err(|error| LinkError::Connect(format!("{error:#}")));
+                }
+                () = self.found_elsewhere(&peer), if places < limits::DIAL_PLACES_MAX_COUNT => {}
+                () = self.chosen_path_is_silent(peer.info.public_key), if !path_given_up => {
+                    path_given_up = true;
+                    self.0.links.close_all_of(peer.info.public_key, b"no answer where this leads");
+                    // iroh has to see them closed before it tries other addresses.
+                    tokio::time::sleep(RECONNECT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Waits until a node is known to be where it was not looked for, and has the members asked for that if
+    /// it does not answer soon.
+    async fn found_elsewhere(&self, tried: &Peer) {
+        let mut changes = self.0.book.changes();
+        let is_elsewhere = || {
+            let known = self.0.book.lookup(tried.node_id);
+            known.is_some_and(|known| {
+                known.info.addresses.iter().any(|addr| !tried.info.addresses.contains(addr))
+            })
+        };
+        let mut asks = std::pin::pin!(tokio::time::sleep(Duration::from_millis(limits::DIAL_SLOW_MS)));
+        let mut asked = false;
+        while !is_elsewhere() {
+            tokio::select! {
+                _ = changes.changed() => {}
+                () = &mut asks, if !asked => {
+                    asked = true;
+                    self.0.book.have_members_asked();
+                }
+            }
+        }
     }
 
     /// Counts a connection whose hello was accepted among the open ones, unless its node was removed

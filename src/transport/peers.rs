@@ -1,9 +1,13 @@
 //! The nodes that this one knows, where they are, and which of them are let in.
 //!
 //! A node is let in if an operator declared it (`--peer`, `POST /peers`) or if it is a member. Members
-//! come from Raft; newer addresses come from the nodes themselves, when they say hello.
+//! come from Raft; newer addresses come from the nodes themselves, when they say hello. What others say of
+//! a node's addresses is hearsay: it is tried, and forgotten once the node has spoken.
 //!
 //! # Tiger Style
+//! A node has at most [`limits::PEER_ADDRESSES_MAX_COUNT`] addresses, the newest. Hearsay is never written
+//! to disk, nor passed on.
+//!
 //! A key that is neither declared nor a member's is never let in, and a member that is removed is
 //! forgotten as a declared peer as well.
 
@@ -28,7 +32,7 @@ struct Inner {
     own: (NodeId, PublicKey),
     state: Mutex<State>,
     changed: watch::Sender<()>,
-    stranger: Notify,
+    question: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -40,6 +44,8 @@ struct State {
     vouched: Members,
     /// What a node said last about its own addresses.
     heard: BTreeMap<NodeId, NodeInfo>,
+    /// What others said since about a node's addresses.
+    hearsay: BTreeMap<NodeId, NodeInfo>,
     /// The data directory that the owner of a key has now, by its own word.
     met: BTreeMap<PublicKey, u64>,
     lookup: Option<MemoryLookup>,
@@ -84,8 +90,8 @@ impl PeerBook {
     /// An empty book of the node with this id and key.
     pub fn new(node_id: NodeId, public_key: PublicKey) -> Self {
         let (changed, _) = watch::channel(());
-        let (state, stranger) = (Mutex::default(), Notify::new());
-        Self(Arc::new(Inner { own: (node_id, public_key), state, changed, stranger }))
+        let (state, question) = (Mutex::default(), Notify::new());
+        Self(Arc::new(Inner { own: (node_id, public_key), state, changed, question }))
     }
 
     /// Takes a node that an operator named: it is let in, and its addresses replace older ones.
@@ -97,6 +103,7 @@ impl PeerBook {
         state.check(self.0.own, &peer)?;
         let Peer { node_id, info } = peer;
         state.heard.remove(&node_id);
+        state.hearsay.remove(&node_id);
         state.declared.insert(node_id, info);
         state.publish(node_id);
         drop(state);
@@ -118,6 +125,7 @@ impl PeerBook {
         state.declared.remove(&node_id);
         if !state.belongs(node_id) {
             state.heard.remove(&node_id);
+            state.hearsay.remove(&node_id);
         }
         drop(state);
         self.notify();
@@ -171,27 +179,50 @@ impl PeerBook {
         members.into_iter().any(|info| info.public_key == *key)
     }
 
-    /// Somebody unknown has called, or is to be called.
-    pub(super) fn note_stranger(&self) {
-        self.0.stranger.notify_one();
+    /// The members should be asked: somebody unknown has called or is to be called, or a node does not
+    /// answer where it was.
+    pub(super) fn have_members_asked(&self) {
+        self.0.question.notify_one();
     }
 
-    /// Waits for somebody unknown.
-    pub(super) async fn stranger_came(&self) {
-        self.0.stranger.notified().await;
+    /// Waits for a reason to ask the members.
+    pub(super) async fn members_are_to_be_asked(&self) {
+        self.0.question.notified().await;
     }
 
-    /// A node said where it is now.
-    pub fn heard_from(&self, node_id: NodeId, info: NodeInfo) {
+    /// A node said where it is now. Returns the addresses that it named the last time and names no more.
+    pub fn heard_from(&self, node_id: NodeId, mut info: NodeInfo) -> Vec<SocketAddr> {
         let mut state = self.lock();
         let known = state.info(node_id).is_some_and(|known| known.public_key == info.public_key);
-        if !known || info.addresses.len() > limits::PEER_ADDRESSES_MAX_COUNT {
+        if !known {
+            return Vec::new();
+        }
+        info.addresses.truncate(limits::PEER_ADDRESSES_MAX_COUNT);
+        let was_told = state.hearsay.remove(&node_id).is_some();
+        let before = state.heard.insert(node_id, info.clone());
+        if before.as_ref() == Some(&info) && !was_told {
+            return Vec::new();
+        }
+        state.publish(node_id);
+        drop(state);
+        self.notify();
+        let mut left = before.map_or_else(Vec::new, |before| before.addresses);
+        left.retain(|addr| !info.addresses.contains(addr));
+        left
+    }
+
+    /// Somebody else says where the owner of a key is. It counts only if it says something new, and only
+    /// until the node says hello.
+    pub(super) fn told_of(&self, key: &PublicKey, addresses: impl IntoIterator<Item = SocketAddr>) {
+        let mut state = self.lock();
+        let Some(node_id) = state.node_of(key) else { return };
+        let Some(known) = state.merged(node_id) else { return };
+        let addresses: Vec<SocketAddr> =
+            addresses.into_iter().take(limits::PEER_ADDRESSES_MAX_COUNT).collect();
+        if addresses.iter().all(|addr| known.addresses.contains(addr)) {
             return;
         }
-        if state.heard.get(&node_id) == Some(&info) {
-            return;
-        }
-        state.heard.insert(node_id, info);
+        state.hearsay.insert(node_id, NodeInfo { public_key: *key, addresses, ..NodeInfo::default() });
         state.publish(node_id);
         drop(state);
         self.notify();
@@ -239,6 +270,18 @@ impl PeerBook {
             .into_iter()
             .filter_map(|node_id| state.merged(node_id).map(|info| Peer { node_id, info }))
             .collect()
+    }
+
+    /// What is known of the nodes without hearsay, to be kept.
+    pub fn to_keep(&self) -> Vec<Peer> {
+        let state = self.lock();
+        let kept = state.ids().into_iter().filter_map(|node_id| state.first_hand(node_id));
+        kept.collect()
+    }
+
+    /// What a node has said about itself since this process started.
+    pub fn heard_of(&self, node_id: NodeId) -> Option<NodeInfo> {
+        self.lock().heard.get(&node_id).cloned()
     }
 
     /// Tells of every change to the book.
@@ -313,16 +356,27 @@ impl State {
         known.into_iter().find(|(_, info)| info.public_key == *key).map(|(node_id, _)| *node_id)
     }
 
-    /// A node's info with the addresses that it named last in front of those it had before.
+    /// A node's info with the addresses that are newest in front of those it had before.
     fn merged(&self, node_id: NodeId) -> Option<NodeInfo> {
+        self.joined(node_id, self.hearsay.get(&node_id))
+    }
+
+    /// The same without what others say of it.
+    fn first_hand(&self, node_id: NodeId) -> Option<Peer> {
+        self.joined(node_id, None).map(|info| Peer { node_id, info })
+    }
+
+    fn joined(&self, node_id: NodeId, hearsay: Option<&NodeInfo>) -> Option<NodeInfo> {
         let mut info = self.info(node_id)?.clone();
-        let newer = [self.heard.get(&node_id), self.declared.get(&node_id)];
+        let newer = [hearsay, self.heard.get(&node_id), self.declared.get(&node_id)];
         let mut addresses: Vec<SocketAddr> = Vec::new();
         for addr in newer.into_iter().flatten().flat_map(|newer| &newer.addresses).chain(&info.addresses) {
             if !addresses.contains(addr) {
                 addresses.push(*addr);
             }
         }
+        // Each move leaves addresses behind, and each of them is tried.
+        addresses.truncate(limits::PEER_ADDRESSES_MAX_COUNT);
         info.addresses = addresses;
         if let Some(heard) = self.heard.get(&node_id) {
             info.http_addr = heard.http_addr.or(info.http_addr);
@@ -333,11 +387,13 @@ impl State {
 
     /// An id that comes back with another key is another node, somewhere else.
     fn forget_what_strangers_said(&mut self) {
-        let mut heard = std::mem::take(&mut self.heard);
-        heard.retain(|node_id, heard| {
-            self.info(*node_id).is_some_and(|known| known.public_key == heard.public_key)
-        });
-        self.heard = heard;
+        let (mut heard, mut hearsay) = (std::mem::take(&mut self.heard), std::mem::take(&mut self.hearsay));
+        for said in [&mut heard, &mut hearsay] {
+            said.retain(|node_id, said| {
+                self.info(*node_id).is_some_and(|known| known.public_key == said.public_key)
+            });
+        }
+        (self.heard, self.hearsay) = (heard, hearsay);
     }
 
     fn publish(&self, node_id: NodeId) {
@@ -442,13 +498,49 @@ mod tests {
         assert!(matches!(book.declare(peer(9, 2, 1)), Err(DeclareError::OtherId { .. })));
     }
 
+    fn ports(book: &PeerBook) -> Vec<u16> {
+        let addresses = book.lookup(NodeId(2)).unwrap().info.addresses;
+        addresses.iter().map(SocketAddr::port).collect()
+    }
+
+    #[test]
+    fn hearsay_is_tried_but_neither_kept_nor_believed_beyond_the_nodes_own_word() {
+        let book = book();
+        book.declare(peer(2, 2, 1)).unwrap();
+        book.heard_from(NodeId(2), peer(2, 2, 7).info);
+        book.told_of(&PublicKey([2; 32]), peer(2, 2, 8).info.addresses);
+        assert_eq!(ports(&book), [8, 7, 1]);
+        book.told_of(&PublicKey([3; 32]), peer(3, 3, 9).info.addresses);
+        assert_eq!(book.admitted(&PublicKey([3; 32])), None, "hearsay lets nobody in");
+        let kept: Vec<_> = book.to_keep().into_iter().flat_map(|peer| peer.info.addresses).collect();
+        assert_eq!(kept.iter().map(SocketAddr::port).collect::<Vec<_>>(), [7, 1]);
+
+        let left = book.heard_from(NodeId(2), peer(2, 2, 9).info);
+        assert_eq!(left.iter().map(SocketAddr::port).collect::<Vec<_>>(), [7]);
+        assert_eq!(ports(&book), [9, 1]);
+    }
+
+    #[test]
+    fn a_node_that_moves_again_and_again_leaves_no_endless_list() {
+        let book = book();
+        for port in 1..=100 {
+            book.declare(Peer {
+                node_id: NodeId(2),
+                info: book.lookup(NodeId(2)).map_or(peer(2, 2, port).info, |it| it.info),
+            })
+            .unwrap();
+            book.heard_from(NodeId(2), peer(2, 2, port).info);
+        }
+        assert_eq!(ports(&book).len(), limits::PEER_ADDRESSES_MAX_COUNT);
+        assert_eq!(ports(&book)[0], 100);
+    }
+
     #[test]
     fn the_address_that_a_node_named_last_comes_first() {
         let book = book();
         book.declare(peer(2, 2, 1)).unwrap();
         book.heard_from(NodeId(2), peer(2, 2, 7).info);
         book.heard_from(NodeId(2), peer(2, 9, 8).info);
-        let addresses = book.lookup(NodeId(2)).unwrap().info.addresses;
-        assert_eq!(addresses.iter().map(SocketAddr::port).collect::<Vec<_>>(), [7, 1]);
+        assert_eq!(ports(&book), [7, 1]);
     }
 }

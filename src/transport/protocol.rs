@@ -82,7 +82,9 @@ pub(super) enum Refusal {
     Unknown,
     #[error("this node could not note the cluster's id: {0}")]
     NotNoted(String),
-    #[error("connections of the caller's former process were in the way; they are closed now")]
+    #[error(
+        "connections of the caller's former process, or to where it was, were in the way; they are closed now"
+    )]
     Restarted,
     #[error("this node belongs to no cluster yet, the caller looks for cluster {0}")]
     NoCluster(ClusterId),

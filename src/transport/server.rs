@@ -29,7 +29,6 @@ use super::protocol::{
     RaftRpcMessage, RaftRpcProtocol, Refusal, SnapshotRpcMessage, SnapshotRpcProtocol,
 };
 use super::ticket::public_key;
-use super::vouching::Members;
 use super::{Transport, forward, let_loose};
 use crate::kv::forward::ForwardHandler;
 use crate::kv::interface::KeyValueStore;
@@ -216,8 +215,12 @@ impl Transport {
             metrics::counter!("aspen_transport_hellos_refused_total").increment(1);
             tracing::warn!(peer = %claimed, "a hello from node {claimed} was refused: {refusal}");
         }
-        let accepted = answer.is_ok();
+        let said = answer.as_ref().ok().map(|welcome| welcome.info.clone());
         tx.send(answer).await.map_err(|error| StreamError::Send(error.to_string()))?;
+        let accepted = said.is_some();
+        if let Some(own) = said {
+            self.0.links.note_told(public_key(&connection.remote_id()), own);
+        }
         Ok(accepted)
     }
 }
@@ -289,7 +292,7 @@ impl Transport {
                 tx.send(handlers.forward.handle(inner.0).await).await
             }
             RaftRpcMessage::Members(WithChannels { tx, .. }) => {
-                tx.send(Members::of(&observe::metrics(raft).membership_config)).await
+                tx.send(self.members_where_they_are(&observe::metrics(raft).membership_config)).await
             }
             RaftRpcMessage::AskFounding(WithChannels { tx, .. }) => {
                 tx.send(self.founding_view(raft).await).await

@@ -1,5 +1,6 @@
 //! Nodes on hosts of their own, which are cut off from each other.
 
+mod moving;
 mod relay;
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};

@@ -40,6 +40,11 @@ pub(super) fn status(
     if matches!(disk.state, DiskState::Full | DiskState::Exhausted) {
         detail.push_str(&full(&disk));
     }
+    if let Some(trouble) = parts.forwarder.trouble()
+        && !matches!(state, NodeState::Removed | NodeState::Stopping)
+    {
+        detail = format!("{detail}; {trouble}");
+    }
     // It takes no entries, so it would answer with what is older than the read.
     if disk.state == DiskState::Exhausted
         && state == NodeState::Serving

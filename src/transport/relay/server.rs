@@ -135,7 +135,7 @@ impl AccessControl for Door {
             return Access::Allow;
         }
         // It may belong to the cluster since an entry of the log that has not come here yet.
-        self.transport.book().note_stranger();
+        self.transport.book().have_members_asked();
         metrics::counter!("aspen_relay_rejected_total").increment(1);
         let key = public_key(&guest.id);
         if self.transport.0.door_log.is_worth_a_line(key) {

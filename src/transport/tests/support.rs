@@ -246,7 +246,7 @@ impl TestNode {
         let stop = CancellationToken::new();
         tokio::spawn(transport.clone().serve(handlers, stop.clone()));
         let (asking, stopped) = (transport.clone(), stop.clone());
-        tokio::spawn(async move { stopped.run_until_cancelled(asking.ask_about_strangers()).await });
+        tokio::spawn(async move { stopped.run_until_cancelled(asking.ask_members()).await });
         Self {
             identity,
             transport,
