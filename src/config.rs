@@ -63,6 +63,8 @@ pub struct Config {
     pub iroh_paths: Paths,
     /// Where this node serves a relay.
     pub serve_relay: Option<SocketAddr>,
+    /// Whether nodes find each other on the local network by multicast DNS.
+    pub iroh_mdns: bool,
     /// The file with the node's secret key; absent: a credential, or the one in the data directory.
     pub secret_key_file: Option<PathBuf>,
     /// Tickets of other nodes, checked by whoever loaded the settings.

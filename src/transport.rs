@@ -24,6 +24,7 @@ mod hello;
 pub mod join;
 pub mod join_ticket;
 mod link;
+mod mdns;
 pub mod network;
 mod numbered;
 pub mod peers;
@@ -49,6 +50,7 @@ use iroh::{Endpoint, SecretKey, TransportAddr};
 use iroh_metrics::Registry;
 use iroh_relay::server::Metrics as RelayFigures;
 use tokio::sync::Semaphore;
+use tokio_util::task::AbortOnDropHandle;
 
 use self::admission::{Admission, DoorLog, GuestList};
 use self::forward::ForwardLines;
@@ -112,6 +114,8 @@ pub struct TransportSettings {
     pub secret_key: SecretKey,
     /// How to reach others.
     pub reach: Reach,
+    /// Whether to announce this node on the local network, and to look for others there.
+    pub mdns: bool,
     /// How long to wait.
     pub timeouts: LinkTimeouts,
     /// The keys of clients that may read and write.
@@ -162,6 +166,8 @@ struct Inner {
     relay_figures: OnceLock<Arc<RelayFigures>>,
     /// Tells this process from an earlier one of the same node.
     boot: u64,
+    /// Runs for as long as there is the endpoint.
+    _mdns: Option<AbortOnDropHandle<()>>,
 }
 
 impl Transport {
@@ -194,6 +200,7 @@ impl Transport {
         let alpns = protocol::ALPNS.iter().map(|alpn| alpn.to_vec()).collect();
         let unknown = endpoint.create_server_config_builder(alpns);
         let unknown = unknown.set_transport_config(quic_of_unknown(&settings.timeouts)).build();
+        let mdns = settings.mdns.then(|| mdns::start(&endpoint, book.clone()));
         Ok(Self(Arc::new(Inner {
             gate: Gate::new(),
             unknown: Arc::new(unknown),
@@ -212,6 +219,7 @@ impl Transport {
             door_log,
             relay_figures: OnceLock::new(),
             boot: rand::random(),
+            _mdns: mdns,
         })))
     }
 

@@ -93,6 +93,11 @@ pub struct Flags {
     #[arg(long, value_name = "IP:PORT")]
     pub serve_relay: Option<String>,
 
+    /// Announce the node's public key and addresses on the local network by multicast DNS, and find known
+    /// nodes there: they find each other even if all of them have moved [default: nothing is announced]
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub iroh_mdns: Option<String>,
+
     /// File of mode 0600 with the node's secret key [default: the systemd credential iroh-secret-key,
     /// else iroh-secret-key in the data directory, generated on the first start]
     #[arg(long, value_name = "FILE")]
@@ -214,6 +219,7 @@ impl Flags {
             ("iroh_relay", &self.iroh_relay),
             ("iroh_paths", &self.iroh_paths),
             ("serve_relay", &self.serve_relay),
+            ("iroh_mdns", &self.iroh_mdns),
             ("secret_key_file", &self.secret_key_file),
             ("bootstrap", &self.bootstrap),
             ("join_ticket_file", &self.join_ticket_file),

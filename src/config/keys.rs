@@ -90,6 +90,7 @@ pub(super) const KEYS: &[Key] = &[
         Default::Unset,
         "an IP address and a TCP port, such as 192.0.2.1:4602; 0.0.0.0:4602 together with iroh_relay",
     ),
+    Key::new("iroh_mdns", Kind::Flag, Default::No, "true or false"),
     Key::new(
         "secret_key_file",
         Kind::Text,

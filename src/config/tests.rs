@@ -260,6 +260,13 @@ fn relays_alone_are_used_only_where_there_is_one() {
 }
 
 #[test]
+fn nothing_is_announced_unasked() {
+    assert!(!Given::flags(&[]).config().iroh_mdns);
+    assert!(Given::flags(&["--iroh-mdns"]).config().iroh_mdns);
+    assert!(Given::file("iroh_mdns = true").config().iroh_mdns);
+}
+
+#[test]
 fn unknown_keys_are_refused_with_the_nearest_known_one() {
     Given::file("http_adr = '127.0.0.1:1'").refused(&[
         "unknown key 'http_adr'",

@@ -142,6 +142,7 @@ fn transport_settings(
     TransportSettings {
         secret_key: identity.secret_key().clone(),
         reach,
+        mdns: config.iroh_mdns,
         timeouts: match config.network_profile {
             NetworkProfile::Lan => LinkTimeouts::lan(),
             NetworkProfile::Wan => LinkTimeouts::wan(),

@@ -133,7 +133,7 @@ impl Transport {
         }
         let for_s = shortest.filter(|time| time.as_millis() >= u128::from(limits::LOST_AFTER_MS))?.as_secs();
         Some(format!(
-            "no other member has been reached for {for_s} s where it was last: {}. If they have moved, give this node the ticket that each of them has in the file `endpoint` now (`--peer`, or POST /peers)",
+            "no other member has been reached for {for_s} s where it was last: {}. If they have moved, give this node the ticket that each of them has in the file `endpoint` now (`--peer`, or POST /peers); with iroh_mdns = true, nodes in one local network find each other",
             places.join("; ")
         ))
     }

@@ -56,6 +56,7 @@ impl Member {
         let settings = TransportSettings {
             secret_key,
             reach: Reach::direct(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
+            mdns: false,
             timeouts: LinkTimeouts::lan(),
             client_keys: BTreeSet::new(),
             http_addr: None,

@@ -218,6 +218,7 @@ impl TestNode {
         let settings = TransportSettings {
             secret_key: identity.secret_key.clone(),
             reach: Reach::direct(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
+            mdns: false,
             timeouts,
             client_keys: [public_key(&client_secret().public())].into(),
             http_addr: None,

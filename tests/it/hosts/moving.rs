@@ -1,6 +1,7 @@
 //! Nodes whose addresses change are followed, without anybody's help where there is a way to know.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use aspen::kv::types::{NodeId, Role};
@@ -226,7 +227,7 @@ async fn nodes_that_all_moved_say_so_and_are_brought_together_by_tickets() {
     }
     let detail = cluster.nodes[0].status().await.detail;
     println!("{detail}");
-    for part in [&format!("node 2 at {old}"), "POST /peers", "`--peer`"] {
+    for part in [&format!("node 2 at {old}"), "POST /peers", "iroh_mdns"] {
         assert!(detail.contains(part), "{part} in {detail}");
     }
 
@@ -244,6 +245,42 @@ async fn nodes_that_all_moved_say_so_and_are_brought_together_by_tickets() {
     cluster.nodes[0].kill();
     let pair = client_of([cluster.nodes[1].http(), cluster.nodes[2].http()]);
     pair.put(key("pair"), value("written")).await.expect("the other two have found each other");
+}
+
+/// As a gateway does: mDNS is sent where the default route leads.
+fn route_multicast(host: &Host) {
+    let routed = host.within(|| {
+        Command::new("ip").args(["route", "replace", "224.0.0.0/4", "dev", "eth0"]).status().expect("ip runs")
+    });
+    assert!(routed.success(), "a route can be set");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_all_moved_find_each_other_by_mdns() {
+    let test = "nodes_that_all_moved_find_each_other_by_mdns";
+    let Some(mut hosts) = Hosts::make(3, test) else { return };
+    hosts.iter().for_each(route_multicast);
+    let mut cluster = Cluster::start_on(&hosts, 3, &["--iroh-mdns"]).await;
+
+    move_all(&mut hosts, &mut cluster, route_multicast);
+    let since = Instant::now();
+    for node in &mut cluster.nodes {
+        node.wait_until_ready();
+    }
+    println!("all serve again {:?} after their restart", since.elapsed());
+
+    println!("phase: all move while they run");
+    let since = Instant::now();
+    for index in 0..cluster.nodes.len() {
+        hosts[index].readdress();
+        route_multicast(&hosts[index]);
+    }
+    let client = cluster.client();
+    eventually("a write is taken", async || client.put(key("moved"), value("all")).await.is_ok()).await;
+    println!("all serve again {:?} after they moved", since.elapsed());
+    for moved in 0..cluster.nodes.len() {
+        await_noted(&cluster, moved, &hosts[moved]).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
