@@ -6,6 +6,8 @@
 //! # Tiger Style
 //! A path is silent only if nothing came over it for longer than the pause between two signs of life.
 
+use std::collections::HashMap;
+
 use iroh::endpoint::Connection;
 
 use super::Transport;
@@ -15,13 +17,13 @@ impl Transport {
     /// Waits until nothing has come for a while over the chosen path to the owner of a key. It never ends
     /// where there is none, or where it works.
     pub(super) async fn chosen_path_is_silent(&self, key: PublicKey) {
-        let before = self.0.links.connections_of(key);
+        let before = received(&self.0.links.connections_of(key));
         if !before.is_empty() {
-            let received_before = received(&before);
             // Long enough for a sign of life.
             tokio::time::sleep(self.0.timeouts.keep_alive * 3 / 2).await;
-            // What was given up meanwhile counts no more.
-            if received(&self.0.links.connections_of(key)) <= received_before {
+            let now = received(&self.0.links.connections_of(key));
+            // A connection that is new since has received something on its own.
+            if now.iter().all(|(id, count)| *count <= before.get(id).copied().unwrap_or(0)) {
                 return;
             }
         }
@@ -29,12 +31,12 @@ impl Transport {
     }
 }
 
-/// Datagrams that have come over the chosen path, on all connections together.
-fn received(connections: &[Connection]) -> u64 {
+/// Datagrams that have come over the chosen path, on each connection.
+fn received(connections: &[Connection]) -> HashMap<usize, u64> {
     let of_one = |connection: &Connection| {
         let paths = connection.paths();
         let chosen = paths.iter().filter(|path| path.is_selected());
-        chosen.map(|path| path.stats().udp_rx.datagrams).sum::<u64>()
+        (connection.stable_id(), chosen.map(|path| path.stats().udp_rx.datagrams).sum::<u64>())
     };
-    connections.iter().map(of_one).sum()
+    connections.iter().map(of_one).collect()
 }
