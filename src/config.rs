@@ -29,6 +29,7 @@ mod error;
 pub mod flags;
 mod keys;
 mod layers;
+mod peer;
 mod print;
 pub mod secret_file;
 #[cfg(test)]
@@ -38,10 +39,12 @@ pub use error::{ConfigError, Origin};
 pub use flags::Flags;
 use keys::{KEYS, Key};
 use layers::Layer;
+pub use peer::PeerSetting;
 use secret_file::{Secret, SecretFileError};
 
-/// The name of a join ticket among systemd's credentials. It must stay stable.
+/// The names of a join ticket and of the token for HTTP among systemd's credentials. They must stay stable.
 const JOIN_TICKET_CREDENTIAL: &str = "join-ticket";
+const HTTP_TOKEN_CREDENTIAL: &str = "http-token";
 
 /// All settings of a node, checked.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -53,7 +56,7 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where the HTTP API listens.
     pub http_addr: SocketAddr,
-    /// The file with the bearer token that HTTP requests must carry.
+    /// The file with the bearer token that HTTP requests must carry; absent: a credential, else none.
     pub http_token_file: Option<PathBuf>,
     /// The UDP address of the iroh endpoint.
     pub iroh_addr: SocketAddr,
@@ -67,8 +70,8 @@ pub struct Config {
     pub iroh_mdns: bool,
     /// The file with the node's secret key; absent: a credential, or the one in the data directory.
     pub secret_key_file: Option<PathBuf>,
-    /// Tickets of other nodes, checked by whoever loaded the settings.
-    pub peers: Vec<String>,
+    /// Other nodes.
+    pub peers: Vec<PeerSetting>,
     /// Public keys of clients that may read and write over iroh.
     pub client_keys: Vec<PublicKey>,
     /// How a new node comes to its cluster.
@@ -289,16 +292,24 @@ impl Config {
         if self.join.is_some() {
             return Ok(self.join.clone());
         }
-        let credential = self.credentials_dir.as_ref().map(|dir| dir.join(JOIN_TICKET_CREDENTIAL));
-        let credential = credential.filter(|path| path.exists());
-        let path = self.join_ticket_file.clone().or(credential);
+        let path = self.join_ticket_file.clone().or_else(|| self.credential(JOIN_TICKET_CREDENTIAL));
         path.map(|path| secret_file::read(&path, self.credentials_dir.as_deref())).transpose()
     }
 
     /// The token that HTTP requests must carry, where one is configured.
     pub fn read_http_token(&self) -> Result<Option<Secret>, SecretFileError> {
-        let read = |path: &PathBuf| secret_file::read(path, self.credentials_dir.as_deref());
-        self.http_token_file.as_ref().map(read).transpose()
+        let read = |path: PathBuf| secret_file::read(&path, self.credentials_dir.as_deref());
+        self.http_token_path().map(read).transpose()
+    }
+
+    /// Where that token is: in the configured file, or among systemd's credentials.
+    fn http_token_path(&self) -> Option<PathBuf> {
+        self.http_token_file.clone().or_else(|| self.credential(HTTP_TOKEN_CREDENTIAL))
+    }
+
+    /// A credential that systemd has for this unit.
+    fn credential(&self, name: &str) -> Option<PathBuf> {
+        self.credentials_dir.as_ref().map(|dir| dir.join(name)).filter(|path| path.exists())
     }
 }
 

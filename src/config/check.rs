@@ -1,12 +1,14 @@
 //! What types cannot say about settings: relations between them, files they name, bounds.
 
 use std::ops::RangeInclusive;
+use std::path::Path;
 
 use figment::value::Value;
 
 use super::error::{ConfigError, Origin};
 use super::secret_file::{self, Secret};
-use super::{Config, ControlBackend, Loaded, Paths, Relay, keys, print};
+use super::{Config, ControlBackend, HTTP_TOKEN_CREDENTIAL, Loaded, Paths, PeerSetting, Relay, keys, print};
+use crate::kv::types::Peer;
 use crate::limits;
 use crate::telemetry;
 
@@ -89,10 +91,13 @@ fn check_text(loaded: &Loaded, validate_peer: fn(&str) -> Result<(), String>) ->
     telemetry::parse_filter(&config.log_filter)
         .map_err(|error| loaded.refused("log_filter", error.to_string()))?;
     for peer in &config.peers {
-        validate_peer(peer).map_err(|reason| {
-            let peer = print::short(&Value::from(peer.as_str()));
-            loaded.refused("peers", format!("{peer} is no ticket: {reason}"))
-        })?;
+        let checked = match peer {
+            PeerSetting::Ticket(ticket) => validate_peer(ticket).map_err(|reason| {
+                format!("{} is no ticket: {reason}", print::short(&Value::from(ticket.as_str())))
+            }),
+            PeerSetting::Node(peer) => check_peer(peer),
+        };
+        checked.map_err(|reason| loaded.refused("peers", reason))?;
     }
     for key in &config.client_keys {
         if iroh::EndpointId::from_bytes(&key.0).is_err() {
@@ -100,6 +105,30 @@ fn check_text(loaded: &Loaded, validate_peer: fn(&str) -> Result<(), String>) ->
         }
     }
     Ok(())
+}
+
+fn check_peer(peer: &Peer) -> Result<(), String> {
+    let Peer { node_id, info } = peer;
+    if node_id.0 == 0 {
+        return Err("0 is no node id".to_owned());
+    }
+    if iroh::EndpointId::from_bytes(&info.public_key.0).is_err() {
+        return Err(format!("no secret key belongs to {}, the key of node {node_id}", info.public_key));
+    }
+    if info.addresses.len() > limits::PEER_ADDRESSES_MAX_COUNT {
+        return Err(format!(
+            "node {node_id} has {} addresses, and may have {}",
+            info.addresses.len(),
+            limits::PEER_ADDRESSES_MAX_COUNT
+        ));
+    }
+    match &info.relay_url {
+        Some(url) => match url.parse() {
+            Ok(Relay::Url(_)) => Ok(()),
+            _ => Err(format!("'{url}', the relay_url of node {node_id}, is not the http(s) URL of a relay")),
+        },
+        None => Ok(()),
+    }
 }
 
 fn check_raft(loaded: &Loaded) -> Result<(), ConfigError> {
@@ -143,7 +172,7 @@ fn check_raft(loaded: &Loaded) -> Result<(), ConfigError> {
 
 fn check_http(loaded: &Loaded) -> Result<(), ConfigError> {
     let Config { http_addr, http_token_file, .. } = &loaded.config;
-    let Some(path) = http_token_file else {
+    let Some(path) = loaded.config.http_token_path() else {
         // An IPv4 loopback address may be written in its IPv6 form.
         if !http_addr.ip().to_canonical().is_loopback() {
             return Err(ConfigError::TokenMissing {
@@ -153,24 +182,35 @@ fn check_http(loaded: &Loaded) -> Result<(), ConfigError> {
         }
         return Ok(());
     };
-    let token = read_secret(loaded, "http_token_file", path)?;
+    let origin = match http_token_file {
+        Some(_) => loaded.origin("http_token_file"),
+        None => Origin::Credential(HTTP_TOKEN_CREDENTIAL),
+    };
+    let token = read_secret(loaded, "http_token_file", origin.clone(), &path)?;
     if !token.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
-        let origin = loaded.origin("http_token_file");
-        return Err(ConfigError::TokenNotVisible { path: path.clone(), origin });
+        return Err(ConfigError::TokenNotVisible { path, origin });
     }
     Ok(())
 }
 
 fn check_secret_key(loaded: &Loaded) -> Result<(), ConfigError> {
     match &loaded.config.secret_key_file {
-        Some(path) => read_secret(loaded, "secret_key_file", path).map(drop),
+        Some(path) => {
+            let origin = loaded.origin("secret_key_file");
+            read_secret(loaded, "secret_key_file", origin, path).map(drop)
+        }
         None => Ok(()),
     }
 }
 
-fn read_secret(loaded: &Loaded, key: &'static str, path: &std::path::Path) -> Result<Secret, ConfigError> {
+fn read_secret(
+    loaded: &Loaded,
+    key: &'static str,
+    origin: Origin,
+    path: &Path,
+) -> Result<Secret, ConfigError> {
     secret_file::read(path, loaded.config.credentials_dir.as_deref())
-        .map_err(|source| ConfigError::SecretFile { key, origin: loaded.origin(key), source })
+        .map_err(|source| ConfigError::SecretFile { key, origin, source })
 }
 
 fn within(

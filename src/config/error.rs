@@ -21,6 +21,8 @@ pub enum Origin {
     File(PathBuf),
     /// The flag, with its dashes.
     Flag(String),
+    /// The credential of that name, which systemd has for the unit.
+    Credential(&'static str),
 }
 
 impl fmt::Display for Origin {
@@ -32,6 +34,7 @@ impl fmt::Display for Origin {
             Self::Environment(name) => write!(f, "environment variable {name}"),
             Self::File(path) => write!(f, "file {}", path.display()),
             Self::Flag(flag) => write!(f, "flag {flag}"),
+            Self::Credential(name) => write!(f, "systemd credential {name}"),
         }
     }
 }

@@ -72,7 +72,8 @@ pub struct Flags {
     #[arg(long, value_name = "IP:PORT")]
     pub http_addr: Option<String>,
 
-    /// File of mode 0600 with the bearer token for HTTP [default: none, no token is asked for]
+    /// File of mode 0600 with the bearer token for HTTP [default: the systemd credential http-token, else
+    /// none, and no token is asked for]
     #[arg(long, value_name = "FILE")]
     pub http_token_file: Option<String>,
 

@@ -101,7 +101,8 @@ pub(super) const KEYS: &[Key] = &[
         "peers",
         Kind::List,
         Default::EmptyList,
-        "tickets of other nodes, as each writes its own to `endpoint` in its data directory",
+        "tickets of other nodes, as each writes its own to `endpoint` in its data directory; in a file, also \
+         tables of node_id, public_key (64 hex digits), addresses (such as [\"10.0.0.1:4601\"]) and relay_url",
     ),
     Key::new(
         "client_keys",

@@ -7,6 +7,7 @@ use clap::Parser;
 use tempfile::TempDir;
 
 use super::*;
+use crate::kv::types::{NodeInfo, Peer};
 
 /// The layers of one test.
 #[derive(Default)]
@@ -147,12 +148,54 @@ fn the_environment_names_the_file() {
 
 #[test]
 fn peers_of_one_layer_replace_those_of_the_layer_below() {
-    assert_eq!(Given::env("ASPEN_PEERS", "ticket1, ticket2,").config().peers, ["ticket1", "ticket2"]);
+    let named = |given: Given| given.config().peers;
+    let tickets = |tickets: &[&str]| -> Vec<PeerSetting> {
+        tickets.iter().map(|&ticket| PeerSetting::Ticket(ticket.to_owned())).collect()
+    };
+    assert_eq!(named(Given::env("ASPEN_PEERS", "ticket1, ticket2,")), tickets(&["ticket1", "ticket2"]));
     let given = Given::file("peers = ['ticket3']").and_env("ASPEN_PEERS", "ticket1");
-    assert_eq!(given.config().peers, ["ticket3"]);
+    assert_eq!(named(given), tickets(&["ticket3"]));
     let given =
         Given::file("peers = ['ticket3']").and_flags(&["--peer", "ticket4", "--peers", "ticket5,ticket6"]);
-    assert_eq!(given.config().peers, ["ticket4", "ticket5", "ticket6"]);
+    assert_eq!(named(given), tickets(&["ticket4", "ticket5", "ticket6"]));
+}
+
+#[test]
+fn a_peer_in_a_file_may_be_what_its_ticket_would_say() {
+    let key = iroh::SecretKey::from_bytes(&[1; 32]).public();
+    let text: &'static str = format!(
+        "peers = ['ticket2']\n[[peers]]\nnode_id = 3\npublic_key = '{key}'\naddresses = ['10.0.0.3:4601', '[::1]:1']\n"
+    )
+    .leak();
+    // TOML has arrays of tables for tables alone.
+    Given::file(text).refused(&["not valid TOML"]);
+    let entry = format!("node_id = 3, public_key = '{key}'");
+    let peers = |peers: String| -> Given { Given::file(format!("peers = [{peers}]").leak()) };
+    let loaded = peers(format!("'ticket2', {{ {entry}, addresses = ['10.0.0.3:4601'] }}")).load().unwrap();
+    let info = NodeInfo {
+        public_key: PublicKey(*key.as_bytes()),
+        addresses: vec!["10.0.0.3:4601".parse().unwrap()],
+        relay_url: None,
+        http_addr: None,
+    };
+    let node = PeerSetting::Node(Peer { node_id: NodeId(3), info });
+    assert_eq!(loaded.config.peers, [PeerSetting::Ticket("ticket2".to_owned()), node]);
+    let rendered: &'static str = loaded.render().leak();
+    assert_eq!(Given::file(rendered).config().peers, loaded.config.peers, "{rendered}");
+
+    let table =
+        format!("[[peers]]\nnode_id = 3\npublic_key = '{key}'\nrelay_url = 'https://relay.example'\n");
+    assert_eq!(Given::file(table.leak()).config().peers.len(), 1);
+    peers("{ node_id = 3 }".to_owned()).refused(&["peers", "file /", "missing field `public_key`"]);
+    peers(format!("{{ {entry}, port = 1 }}")).refused(&["peers", "port", "node_id, public_key"]);
+    peers(format!("{{ {entry}, addresses = ['node3:4601'] }}")).refused(&["peers", "address"]);
+    peers(format!("{{ {entry}, relay_url = 'n0' }}")).refused(&["'n0'", "relay_url of node 3"]);
+    peers(format!("{{ node_id = 0, public_key = '{key}' }}")).refused(&["0 is no node id"]);
+    let no_point = "02".to_owned() + &"00".repeat(31);
+    peers(format!("{{ node_id = 3, public_key = '{no_point}' }}"))
+        .refused(&["no secret key belongs to 0200", "node 3"]);
+    let many = vec!["'10.0.0.1:1'"; crate::limits::PEER_ADDRESSES_MAX_COUNT + 1].join(", ");
+    peers(format!("{{ {entry}, addresses = [{many}] }}")).refused(&["node 3 has", "and may have"]);
 }
 
 #[test]
@@ -347,6 +390,24 @@ fn a_credential_of_systemd_is_accepted_with_the_modes_it_has() {
     let config = given.and_env("CREDENTIALS_DIRECTORY", &dir.path().display().to_string()).config();
     assert_eq!(config.credentials_dir.as_deref(), Some(dir.path()));
     assert!(config.read_http_token().is_ok());
+}
+
+#[test]
+fn a_credential_of_systemd_is_the_token_where_no_file_is_configured() {
+    let (dir, path) = private_file("a-token");
+    let credentials = dir.path().display().to_string();
+    let public =
+        || Given::flags(&["--http-addr", "0.0.0.0:4600"]).and_env("CREDENTIALS_DIRECTORY", &credentials);
+    public().refused(&["http_token_file is not set"]);
+    let credential = dir.path().join("http-token");
+    fs::rename(path, &credential).unwrap();
+    let config = public().config();
+    assert_eq!(config.read_http_token().unwrap().unwrap().expose(), "a-token");
+    let (_other_dir, other) = private_file("another");
+    let config = public().and_flags(&["--http-token-file", &other]).config();
+    assert_eq!(config.read_http_token().unwrap().unwrap().expose(), "another");
+    fs::write(credential, "two words").unwrap();
+    public().refused(&["systemd credential http-token", "no HTTP header can carry"]);
 }
 
 #[test]

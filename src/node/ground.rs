@@ -10,7 +10,7 @@ use super::data_dir::DataDir;
 use super::error::NodeError;
 use super::identity::Identity;
 use super::join::{ComeIn, ComeInError};
-use crate::config::{Bootstrap, Config, NetworkProfile, Paths, Relay, Storage};
+use crate::config::{Bootstrap, Config, NetworkProfile, Paths, PeerSetting, Relay, Storage};
 use crate::kv::token::HttpToken;
 use crate::kv::types::{Founders, NodeId, Peer};
 use crate::storage::log_redb::LOG_FILE;
@@ -108,14 +108,22 @@ fn book(config: &Config, metadata: &Metadata) -> Result<PeerBook, NodeError> {
             tracing::warn!("a peer that was known at the last stop is left out: {error}");
         }
     }
-    for ticket in &config.peers {
-        match book.declare(ticket.parse::<NodeTicket>()?.into()) {
+    for setting in &config.peers {
+        match book.declare(peer(setting)?) {
             // One list of peers for all nodes names each of them as well.
             Ok(()) | Err(DeclareError::Own(_)) => {}
             Err(error) => return Err(error.into()),
         }
     }
     Ok(book)
+}
+
+/// The node that a setting names.
+pub(super) fn peer(setting: &PeerSetting) -> Result<Peer, NodeError> {
+    match setting {
+        PeerSetting::Ticket(ticket) => Ok(ticket.parse::<NodeTicket>()?.into()),
+        PeerSetting::Node(peer) => Ok(peer.clone()),
+    }
 }
 
 /// The nodes that this one is to found a cluster with: those that the configuration names, and no others.
@@ -125,8 +133,8 @@ fn founders(config: &Config, metadata: &Metadata) -> Result<Option<Founders>, No
     }
     let own = (metadata.node_id(), metadata.public_key());
     let mut named = Vec::new();
-    for ticket in &config.peers {
-        let Peer { node_id, info } = ticket.parse::<NodeTicket>()?.into();
+    for setting in &config.peers {
+        let Peer { node_id, info } = peer(setting)?;
         named.push((node_id, info.public_key));
     }
     Ok(Some(Founders::new(own, named)))
