@@ -8,8 +8,10 @@ in
 rec {
   inherit port;
 
-  # For options: what is no address is refused as such, and split needs no other case.
-  pattern = "([0-9.]+|\\[[0-9a-fA-F:.]+]):[0-9]+";
+  # What is no address is refused as such, and split needs no other case.
+  type = lib.types.strMatching "([0-9.]+|\\[[0-9a-fA-F:.]+]):[0-9]+" // {
+    description = "IP address and port";
+  };
 
   isLoopback =
     address:

@@ -147,7 +147,7 @@ in
               description = "The node's public key, as `aspen-node keygen` prints it.";
             };
             addresses = mkOption {
-              type = types.listOf (types.strMatching address.pattern);
+              type = types.listOf address.type;
               default = [ ];
               example = [
                 "192.0.2.1:4601"
@@ -194,13 +194,13 @@ in
         freeformType = format.type;
         options = {
           http_addr = mkOption {
-            type = types.strMatching address.pattern;
+            type = address.type;
             default = "127.0.0.1:4600";
             example = "192.0.2.1:4600";
             description = "IP address and port of the HTTP API.";
           };
           iroh_addr = mkOption {
-            type = types.strMatching address.pattern;
+            type = address.type;
             default = "0.0.0.0:4601";
             example = "[::]:4601";
             description = "IP address and UDP port for the other nodes.";

@@ -7,10 +7,10 @@ let
       if lib.hasInfix "\n" (lib.trim given.text) then
         "\n\n```nix\n${lib.trim given.text}\n```"
       else
-        "`${given.text}`"
+        " `${given.text}`"
     else
       # Markdown already.
-      given.text;
+      " ${given.text}";
 
   # Roles of the manual of NixOS, which have no meaning elsewhere.
   plain =
@@ -36,8 +36,8 @@ let
         (plain option.description)
         "Type: ${option.type}"
       ]
-      ++ lib.optional (option ? default) (plain "Default: ${value option.default}")
-      ++ lib.optional (option ? example) (plain "Example: ${value option.example}")
+      ++ lib.optional (option ? default) (plain "Default:${value option.default}")
+      ++ lib.optional (option ? example) (plain "Example:${value option.example}")
     );
 in
 ''

@@ -5,15 +5,17 @@
   settings,
 }:
 let
+  # Beside what the module names there are things of the module system.
+  isNamed = name: _: !lib.hasPrefix "_" name;
   described = options.settings.type.getSubOptions [ ];
 
   exampleOf = option: option.example or option.default;
   examples = lib.mapAttrsRecursiveCond (option: !lib.isOption option) (_: exampleOf) (
-    lib.filterAttrs (name: _: name != "_module") described
+    lib.filterAttrs isNamed described
   );
 
   peerExamples = lib.mapAttrs (_: exampleOf) (
-    lib.filterAttrs (name: _: name != "_module") (options.peers.type.getSubOptions [ ])
+    lib.filterAttrs isNamed (options.peers.type.getSubOptions [ ])
   );
 
   all = examples // {
