@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks everything: format, lints, licences, tests, and the scripts that run whole clusters.
+# Checks everything: format, lints, licences, tests, Nix and units, and the scripts that run whole clusters.
 #
 #   scripts/test.sh            all steps
 #   scripts/test.sh STEP...    only these, by the names in the summary
@@ -51,6 +51,8 @@ step() {
   if "$@" >"$log" 2>&1 </dev/null; then
     printf 'ok    %4d s  %s\n' $((SECONDS - began)) "$name"
     tell_skipped_tests "$name" "$log"
+    # What a script left out by itself.
+    sed -n "s/^skip  */skip          $name: /p" "$log"
   else
     local code=$?
     failed+=("$name")
@@ -138,6 +140,7 @@ in_benchmarks() {
 }
 step benchmarks-format cargo fmt --check --manifest-path "$BENCHMARKS"
 step benchmarks-clippy in_benchmarks clippy --all-targets -- -D warnings
+step nix scripts/check-nix.sh
 step simulation-format cargo fmt --check --manifest-path "$SIMULATION"
 step simulation-clippy in_simulation clippy --all-targets -- -D warnings
 step simulation-test in_simulation test --lib

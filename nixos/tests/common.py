@@ -42,7 +42,7 @@ def leader_id(machine):
 
 
 def content(machine):
-    """All keys with their values and revisions, as of now."""
+    """All keys with their values and revisions."""
     return machine.succeed("aspen --json --timeout 60 range")
 
 
