@@ -34,15 +34,23 @@
           { pkgs, ... }:
           {
             imports = [ ./nixos/module.nix ];
-            services.aspen.package =
-              lib.mkDefault
-                self.packages.${pkgs.stdenv.hostPlatform.system}.aspen-node;
+            services.aspen.package = lib.mkDefault self.packages.${pkgs.stdenv.hostPlatform.system}.aspen-node;
           };
       };
 
       apps = eachSystem (pkgs: own: import ./nixos/apps.nix { inherit lib pkgs own; });
 
-      checks = eachSystem (pkgs: own: import ./nixos/checks.nix { inherit lib pkgs own self; });
+      checks = eachSystem (
+        pkgs: own:
+        import ./nixos/checks.nix {
+          inherit
+            lib
+            pkgs
+            own
+            self
+            ;
+        }
+      );
 
       devShells = eachSystem (
         pkgs: own: {

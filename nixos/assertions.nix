@@ -44,7 +44,9 @@ in
   {
     assertion = named "nodeId" == [ ] && named "publicKey" == [ ];
     message = ''
-      services.aspen.peers names ${lib.concatStringsSep ", " (named "nodeId" ++ named "publicKey")} more than
+      services.aspen.peers names ${
+        lib.concatStringsSep ", " (named "nodeId" ++ named "publicKey")
+      } more than
       once: each node has a number and a key of its own.
     '';
   }
@@ -59,7 +61,9 @@ in
   {
     assertion = exposed == [ ];
     message = ''
-      ${lib.concatMapStringsSep ", " (name: "services.aspen.${name}") exposed} would be in the Nix store, which
+      ${
+        lib.concatMapStringsSep ", " (name: "services.aspen.${name}") exposed
+      } would be in the Nix store, which
       everyone on the machine can read. Write the path as a string that leads elsewhere, such as
       "/run/secrets/aspen", and put the secret there by other means.
     '';

@@ -294,7 +294,14 @@ in
   };
 
   config = lib.mkIf cfg.enable {
-    assertions = import ./assertions.nix { inherit lib cfg secrets listensBeyondLoopback; };
+    assertions = import ./assertions.nix {
+      inherit
+        lib
+        cfg
+        secrets
+        listensBeyondLoopback
+        ;
+    };
 
     services.aspen.settings = {
       node_id = lib.mkIf (cfg.nodeId != null) cfg.nodeId;

@@ -26,32 +26,43 @@ let
     ];
   };
 
-  # One of three that found a cluster together, described once.
+  # A node whose key is known before it runs.
+  mkKnown =
+    name: aspen:
+    { ... }:
+    {
+      imports = [ (mkNode aspen) ];
+      environment.etc."aspen-secret-key".text = keys.${name}.secret;
+      services.aspen.secretKeyFile = "/etc/aspen-secret-key";
+    };
+
+  # The three that found a cluster together, described once.
+  peersOf =
+    nodes:
+    lib.genAttrs fleet (name: {
+      nodeId = idOf name;
+      publicKey = keys.${name}.public;
+      addresses = lib.mkDefault [ "${nodes.${name}.networking.primaryIPAddress}:4601" ];
+    });
+  idOf = name: lib.toInt (lib.removePrefix "node" name);
+
   mkMember =
-    extra: name:
+    aspen: name:
     { nodes, ... }:
     {
-      imports = [ (mkNode extra) ];
-      environment.etc."aspen-secret-key".text = keys.${name}.secret;
+      imports = [ (mkKnown name aspen) ];
       services.aspen = {
-        nodeId = lib.toInt (lib.removePrefix "node" name);
-        secretKeyFile = "/etc/aspen-secret-key";
-        peers = lib.genAttrs fleet (peer: {
-          nodeId = lib.toInt (lib.removePrefix "node" peer);
-          publicKey = keys.${peer}.public;
-          addresses = lib.mkDefault [ "${nodes.${peer}.networking.primaryIPAddress}:4601" ];
-        });
+        nodeId = idOf name;
+        peers = peersOf nodes;
       };
     };
 
   members = lib.genAttrs fleet (mkMember { });
 
   # A machine whose node is started by the scenario.
-  mkLater =
-    aspen:
+  later =
     { lib, ... }:
     {
-      imports = [ (mkNode aspen) ];
       systemd.services.aspen.wantedBy = lib.mkForce [ ];
     };
 
@@ -70,21 +81,24 @@ lib.mapAttrs scenario {
   upgrade = members;
 
   lifecycle = members // {
-    joiner = mkLater { joinTicketFile = "/run/credstore/aspen.join-ticket"; };
+    joiner.imports = [
+      later
+      (mkNode { joinTicketFile = "/run/credstore/aspen.join-ticket"; })
+    ];
     replacement =
       { nodes, ... }:
       {
         imports = [
-          (mkLater {
+          later
+          (mkKnown "replacement" {
             nodeId = 9;
             settings.bootstrap = "manual";
           })
         ];
-        services.aspen.peers = nodes.node1.services.aspen.peers // {
+        services.aspen.peers = peersOf nodes // {
           replacement = {
             nodeId = 9;
-            # Its own, which it makes on its first start, is not known here, and not needed.
-            publicKey = lib.concatStrings (lib.replicate 32 "58");
+            publicKey = keys.replacement.public;
           };
         };
       };
@@ -92,8 +106,12 @@ lib.mapAttrs scenario {
 
   # Each node has a network of its own, which it shares with the relay alone.
   relay = import ./relay.nix {
-    inherit lib fleet mkMember;
-    inherit aspen-tools;
+    inherit
+      lib
+      fleet
+      mkMember
+      aspen-tools
+      ;
   };
 
   backup = {
