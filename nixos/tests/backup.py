@@ -19,7 +19,7 @@ with subtest("no more are kept than shall be"):
     first = source.succeed(f"ls {DIRECTORY} | head -n 1").strip()
     wait(source, f"! test -e {DIRECTORY}/{first}")
     source.succeed("systemctl stop aspen-backup.timer")
-    source.succeed("systemctl start aspen-backup.service")
+    wait(source, "! systemctl is-active aspen-backup.service")
     assert len(source.succeed(f"ls {DIRECTORY}").split()) == 2
 
 with subtest("a fresh machine has all of it after a restore"):
