@@ -467,6 +467,13 @@ fn the_printed_configuration_means_the_same_when_it_is_read() {
 }
 
 #[test]
+fn what_the_nixos_module_writes_is_accepted() {
+    let config = Given::file(include_str!("../../tests/fixtures/nixos-settings.toml")).config();
+    assert_eq!(config.bootstrap, Bootstrap::Static);
+    assert!(matches!(config.peers.as_slice(), [PeerSetting::Node(peer)] if peer.info.addresses.len() == 2));
+}
+
+#[test]
 fn every_key_can_be_set_by_the_environment() {
     for key in KEYS {
         let error = Given::env(key.variable().leak(), "\u{1}").load();
