@@ -23,6 +23,7 @@ mod health;
 mod kv;
 mod nodes;
 mod peers;
+mod request_id;
 mod server;
 #[cfg(test)]
 mod tests;

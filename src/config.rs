@@ -313,6 +313,14 @@ impl Config {
     }
 }
 
+impl Loaded {
+    /// The names of the settings whose values are not those of `other`.
+    pub fn differing(&self, other: &Self) -> Vec<&'static str> {
+        let value = |loaded: &Self, name: &str| loaded.values.get(name).map(|(value, _)| print::toml(value));
+        KEYS.iter().map(|key| key.name).filter(|name| value(self, name) != value(other, name)).collect()
+    }
+}
+
 /// A key's value with the layer that set it.
 fn set_value(figment: &Figment, key: &Key) -> Option<(Value, Origin)> {
     let value = figment.find_value(key.name).ok()?;

@@ -710,6 +710,12 @@ pub const MEMORY_ARENAS_MAX_COUNT: i32 = 4;
 /// Time that a stopping node gives to requests in work, and to each of its parts.
 pub const STOP_TIMEOUT_MS: u64 = 3_000;
 
+/// Pause between two sentences to systemd about what the node does.
+pub const SYSTEMD_STATUS_INTERVAL_MS: u64 = 1_000;
+
+/// A client's name for its request, in the log and in the answer.
+pub const REQUEST_ID_MAX_BYTES: usize = 64;
+
 /// Configuration file. A thousand peers fit; a path to something else by mistake does not fill memory.
 pub const CONFIG_FILE_MAX_BYTES: u64 = 1024 * 1024;
 

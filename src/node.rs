@@ -18,12 +18,13 @@ pub mod open_files;
 mod parts;
 mod peers;
 mod raft_start;
+mod reload;
 mod static_start;
 pub mod supervisor;
 mod systemd;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ractor::Actor;
@@ -38,14 +39,17 @@ use self::ground::Ground;
 use self::host::ProcessHost;
 use self::parts::Parts;
 use self::peers::Exchange;
+use self::reload::Reload;
+pub use self::reload::SettingsSource;
 use self::static_start::StaticStart;
 use self::supervisor::Supervision;
+use self::systemd::Systemd;
 use crate::api::{self, ApiState};
 use crate::cluster::agent::{AgentParts, NodeAgent};
 use crate::cluster::agents::Agents;
 use crate::cluster::node_server::ProcessName;
 use crate::cluster::sessions::Sessions;
-use crate::config::{Bootstrap, Config, Storage};
+use crate::config::{Bootstrap, Config, Loaded, Storage};
 use crate::kv::interface::ClusterController;
 use crate::kv::service::cluster::RaftCluster;
 use crate::kv::service::founding::FoundingProgress;
@@ -69,8 +73,10 @@ pub struct Surroundings {
     pub figures: Metrics,
     /// Its logs.
     pub logs: LogControl,
-    /// The settings in force, as a configuration file, for those who look for what is wrong.
-    pub settings: String,
+    /// The settings of the node.
+    pub settings: Loaded,
+    /// How they are read again.
+    pub source: SettingsSource,
 }
 
 /// Runs a node until `stop` is cancelled or a part of it fails for good. `announce` is told once its
@@ -79,16 +85,15 @@ pub struct Surroundings {
 /// # Errors
 /// [`NodeError`], which says what to do.
 pub async fn run(
-    config: Config,
     around: Surroundings,
     stop: CancellationToken,
     announce: impl FnOnce(&Banner),
 ) -> Result<(), NodeError> {
     // The parts go on while this node, which was told to stop, hands the leadership over.
     let parts_stop = CancellationToken::new();
-    let node = Node::start(config, around, &stop, parts_stop.clone()).await?;
+    let node = Node::start(around, &stop, parts_stop.clone()).await?;
     announce(&node.banner());
-    systemd::ready(&node.cluster.status().detail);
+    systemd::ready(&node.cluster.status());
     tokio::select! {
         () = stop.cancelled() => {
             systemd::stopping();
@@ -122,12 +127,11 @@ struct Node {
 
 impl Node {
     async fn start(
-        config: Config,
         around: Surroundings,
         asked_to_stop: &CancellationToken,
         stop: CancellationToken,
     ) -> Result<Self, NodeError> {
-        let ground = Ground::prepare(config, asked_to_stop).await?;
+        let ground = Ground::prepare(around.settings.config.clone(), asked_to_stop).await?;
         let transport = ground.transport.clone();
         let node = Self::start_on(ground, around, stop).await;
         if node.is_err() {
@@ -144,7 +148,7 @@ impl Node {
     ) -> Result<Self, NodeError> {
         let Ground { config, data_dir, metadata, transport, token, come_in, listener, http_addr, relay } =
             ground;
-        let Surroundings { figures, logs, settings } = around;
+        let Surroundings { figures, logs, settings, source } = around;
         let timings = raft_start::timings(&config);
         let started = raft_start::start(&config, &data_dir, &metadata, &transport, timings).await?;
         let supervision = Supervision::start(stop.clone()).await?;
@@ -177,9 +181,10 @@ impl Node {
             )),
             None => cluster,
         });
+        let settings = Arc::new(Mutex::new(settings));
         let host = ProcessHost {
-            logs,
-            settings,
+            logs: logs.clone(),
+            settings: settings.clone(),
             figures: figures.clone(),
             transport: transport.clone(),
             data_dir: data_dir.path().to_owned(),
@@ -274,6 +279,17 @@ impl Node {
             parts.scrub(scrubber, Duration::from_secs(config.storage_options.scrub_interval_s));
         }
         parts.figures(figures, started.raft.clone(), started.reader);
+        let book = transport.book().clone();
+        parts.reload(Reload {
+            source,
+            in_force: settings,
+            logs: logs.clone(),
+            book,
+            cluster: cluster.clone(),
+        });
+        if let Some(systemd) = Systemd::find(started.raft.clone(), cluster.clone(), logs) {
+            parts.systemd(systemd);
+        }
 
         let node = Self {
             data_dir,

@@ -3,6 +3,7 @@
 //! It must never write to stdout, which belongs to `--print-config` and its like, and never make an
 //! idle node talk: libraries are at `warn` by default.
 
+mod journal;
 pub mod recent;
 
 use std::fs::File;
@@ -17,6 +18,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, Registry, reload};
 
+use self::journal::Journal;
 use self::recent::RecentProblems;
 
 /// What is logged unless settings say otherwise: everything of Aspen's that an operator should know,
@@ -60,21 +62,32 @@ pub enum TelemetryError {
 #[derive(Clone, Debug)]
 pub struct LogControl {
     handle: reload::Handle<EnvFilter, Registry>,
-    configured: Arc<str>,
-    in_force: Arc<Mutex<String>>,
+    filters: Arc<Mutex<Filters>>,
+    journal: Option<Journal>,
     problems: RecentProblems,
+}
+
+#[derive(Debug)]
+struct Filters {
+    configured: String,
+    in_force: String,
 }
 
 impl LogControl {
     /// The control of a log that begins with a filter.
-    fn new(handle: reload::Handle<EnvFilter, Registry>, configured: &str, problems: RecentProblems) -> Self {
-        let in_force = Arc::new(Mutex::new(configured.to_owned()));
-        Self { handle, configured: configured.into(), in_force, problems }
+    fn new(
+        handle: reload::Handle<EnvFilter, Registry>,
+        configured: &str,
+        journal: Option<Journal>,
+        problems: RecentProblems,
+    ) -> Self {
+        let filters = Filters { configured: configured.to_owned(), in_force: configured.to_owned() };
+        Self { handle, filters: Arc::new(Mutex::new(filters)), journal, problems }
     }
 
     /// The filter in force.
     pub fn filter(&self) -> String {
-        self.in_force().clone()
+        self.filters().in_force.clone()
     }
 
     /// Logs by another filter from here on, or by the configured one if none is given. Returns the one in
@@ -83,12 +96,28 @@ impl LogControl {
     /// # Errors
     /// [`TelemetryError::Filter`] if it makes no sense. The one before then stays.
     pub fn set_filter(&self, filter: Option<&str>) -> Result<(String, String), TelemetryError> {
-        let filter = filter.unwrap_or(&self.configured);
-        let parsed = filter_of(filter)?;
-        let mut in_force = self.in_force();
-        self.handle.reload(parsed)?;
-        let before = std::mem::replace(&mut *in_force, filter.to_owned());
-        Ok((filter.to_owned(), before))
+        let mut filters = self.filters();
+        let filter = filter.unwrap_or(&filters.configured).to_owned();
+        self.handle.reload(filter_of(&filter)?)?;
+        let before = std::mem::replace(&mut filters.in_force, filter.clone());
+        Ok((filter, before))
+    }
+
+    /// Logs by the filter that is configured from here on. Returns the one before.
+    ///
+    /// # Errors
+    /// [`TelemetryError::Filter`] if it makes no sense. The one before then stays.
+    pub fn configure(&self, filter: &str) -> Result<String, TelemetryError> {
+        let (_, before) = self.set_filter(Some(filter))?;
+        filter.clone_into(&mut self.filters().configured);
+        Ok(before)
+    }
+
+    /// Has every line in the journal say which node it is of, and in which term.
+    pub fn name_node(&self, node_id: u64, term: u64) {
+        if let Some(journal) = &self.journal {
+            journal.name_node(node_id, term);
+        }
     }
 
     /// The newest warnings and errors.
@@ -96,8 +125,8 @@ impl LogControl {
         &self.problems
     }
 
-    fn in_force(&self) -> MutexGuard<'_, String> {
-        self.in_force.lock().expect("no code panics while it holds this lock")
+    fn filters(&self) -> MutexGuard<'_, Filters> {
+        self.filters.lock().expect("no code panics while it holds this lock")
     }
 }
 
@@ -119,25 +148,27 @@ pub fn init(
 ) -> Result<LogControl, TelemetryError> {
     let (layer, handle) = reload::Layer::new(filter_of(filter)?);
     let problems = RecentProblems::default();
-    let outputs = output(format, journal_stream).and_then(problems.clone());
+    let (output, journal) = output(format, journal_stream);
+    let outputs = output.and_then(problems.clone());
     tracing_subscriber::registry().with(layer.and_then(outputs)).try_init()?;
-    Ok(LogControl::new(handle, filter, problems))
+    Ok(LogControl::new(handle, filter, journal, problems))
 }
 
-fn output(format: LogFormat, journal_stream: Option<&str>) -> Box<dyn Layer<Registry> + Send + Sync> {
+type Output = Box<dyn Layer<Registry> + Send + Sync>;
+
+fn output(format: LogFormat, journal_stream: Option<&str>) -> (Output, Option<Journal>) {
     let text = || {
         let stderr = io::stderr();
         tracing_subscriber::fmt::layer().with_ansi(stderr.is_terminal()).with_writer(io::stderr).boxed()
     };
     match format {
-        LogFormat::Text => text(),
-        LogFormat::Json => tracing_subscriber::fmt::layer().json().with_writer(io::stderr).boxed(),
-        LogFormat::Auto if journal_stream.is_some_and(leads_to_stderr) => match tracing_journald::layer() {
-            Ok(journal) => journal.boxed(),
+        LogFormat::Json => (tracing_subscriber::fmt::layer().json().with_writer(io::stderr).boxed(), None),
+        LogFormat::Auto if journal_stream.is_some_and(leads_to_stderr) => match journal::open() {
+            Ok((layer, journal)) => (layer.boxed(), Some(journal)),
             // A sandbox may hide the journal's socket; its stream still takes text.
-            Err(_) => text(),
+            Err(_) => (text(), None),
         },
-        LogFormat::Auto => text(),
+        LogFormat::Text | LogFormat::Auto => (text(), None),
     }
 }
 
@@ -181,7 +212,7 @@ mod tests {
     fn the_filter_can_be_changed_while_it_runs() {
         let (filter, handle) = reload::Layer::new(parse_filter("error").unwrap());
         let _guard = tracing_subscriber::registry().with(filter).set_default();
-        let control = LogControl::new(handle, "error", RecentProblems::default());
+        let control = LogControl::new(handle, "error", None, RecentProblems::default());
         assert!(!tracing::enabled!(tracing::Level::INFO));
         assert_eq!(control.set_filter(Some("info")).unwrap(), ("info".to_owned(), "error".to_owned()));
         assert!(tracing::enabled!(tracing::Level::INFO));
@@ -190,5 +221,9 @@ mod tests {
         assert_eq!(control.filter(), "info");
         assert_eq!(control.set_filter(None).unwrap(), ("error".to_owned(), "info".to_owned()));
         assert!(!tracing::enabled!(tracing::Level::INFO));
+        assert!(control.configure("aspen=loud").is_err());
+        assert_eq!(control.configure("warn").unwrap(), "error");
+        control.set_filter(Some("info")).unwrap();
+        assert_eq!(control.set_filter(None).unwrap(), ("warn".to_owned(), "info".to_owned()));
     }
 }

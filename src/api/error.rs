@@ -217,13 +217,17 @@ fn cluster_status(error: &ClusterError) -> StatusCode {
     }
 }
 
+/// Beside an answer: the request failed for this reason, which lies in the node.
+#[derive(Clone)]
+pub(super) struct OwnFault(pub String);
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let status = self.status();
-        if status == StatusCode::INTERNAL_SERVER_ERROR {
-            tracing::error!(error = %self, "an HTTP request failed for a reason that lies in this node");
-        }
         let mut response = (status, Json(ErrorForm { error: self.body() })).into_response();
+        if status == StatusCode::INTERNAL_SERVER_ERROR {
+            response.extensions_mut().insert(OwnFault(self.to_string()));
+        }
         if status == StatusCode::UNAUTHORIZED {
             let scheme = header::HeaderValue::from_static("Bearer");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);

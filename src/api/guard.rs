@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, Method, Uri, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use tokio::sync::SemaphorePermit;
 
 use super::Shared;
-use super::error::ApiError;
+use super::error::{ApiError, OwnFault};
+use super::request_id::{self, RequestId};
 use crate::kv::types::KvError;
 
 /// Paths that answer without a token: a probe says only that the node lives, or that it serves.
@@ -29,10 +30,31 @@ pub(super) async fn enter(State(shared): State<Arc<Shared>>, request: Request, n
     // Never the path as sent: strangers would make up as many labels as they like.
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map(MatchedPath::as_str);
+    let sent_id = RequestId::sent(request.headers());
     let answered = answer(&shared, route, request, next).await;
-    let response = answered.unwrap_or_else(ApiError::into_response);
+    let mut response = answered.unwrap_or_else(ApiError::into_response);
     let (status, elapsed) = (response.status().as_u16(), start.elapsed());
-    tracing::debug!(route, status, elapsed_us = elapsed.as_micros(), "answered an HTTP request");
+    // Only what somebody will look for is given a name.
+    let is_error = status >= StatusCode::BAD_REQUEST.as_u16();
+    let request_id = sent_id.or_else(|| is_error.then(RequestId::new));
+    let id = request_id.as_ref().map(RequestId::as_str);
+    if let Some(OwnFault(reason)) = response.extensions_mut().remove() {
+        tracing::error!(
+            request_id = id,
+            route,
+            "an HTTP request failed for a reason that lies in this node: {reason}"
+        );
+    }
+    tracing::debug!(
+        request_id = id,
+        route,
+        status,
+        elapsed_us = elapsed.as_micros(),
+        "answered an HTTP request"
+    );
+    if let Some(request_id) = request_id {
+        response.headers_mut().insert(request_id::HEADER, request_id.into());
+    }
     shared.figures.count(route, status, elapsed);
     response
 }

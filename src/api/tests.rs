@@ -245,6 +245,25 @@ async fn request_that_takes_too_long_is_ended() {
 }
 
 #[tokio::test]
+async fn a_request_keeps_its_name_and_one_that_fails_gets_one() {
+    let router = api(FakeStore::panicking());
+    let name = async |request: Request<Body>| {
+        let response = router.clone().oneshot(request).await.unwrap();
+        let name = response.headers().get("x-request-id").map(|name| name.to_str().unwrap().to_owned());
+        (response.status().as_u16(), name)
+    };
+    let named =
+        |path: &str| Request::get(path).header("x-request-id", "deploy-7").body(Body::empty()).unwrap();
+    assert_eq!(name(named("/livez")).await, (200, Some("deploy-7".to_owned())));
+    assert_eq!(name(named("/nowhere")).await, (404, Some("deploy-7".to_owned())));
+    assert_eq!(name(get("/livez")).await, (200, None));
+    let (first, second) = (name(get("/nowhere")).await, name(get("/nowhere")).await);
+    assert!(first.1.is_some() && first != second, "{first:?} {second:?}");
+    let spaced = Request::get("/livez").header("x-request-id", "two words").body(Body::empty()).unwrap();
+    assert_eq!(name(spaced).await, (200, None));
+}
+
+#[tokio::test]
 async fn panic_of_a_handler_is_an_answer_and_not_a_torn_connection() {
     let router = api(FakeStore::panicking());
     let request = post("/write", r#"{"delete":{"key":"a"}}"#);

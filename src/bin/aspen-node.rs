@@ -2,14 +2,16 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use aspen::config::flags::{Command, Flags};
 use aspen::config::{Config, Loaded, Sources};
-use aspen::node::{self, Banner, Surroundings, arenas, care, identity, open_files};
+use aspen::node::{self, Banner, SettingsSource, Surroundings, arenas, care, identity, open_files};
 use aspen::transport::ticket::NodeTicket;
 use aspen::{metrics, telemetry};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// Flags or configuration were refused.
@@ -37,8 +39,7 @@ fn main() -> ExitCode {
     if flags.check_config {
         return say(&loaded.summary());
     }
-    let settings = loaded.render();
-    match run(loaded.config, settings) {
+    match run(flags, loaded) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Each error's sentence includes that of its cause.
@@ -79,7 +80,8 @@ fn finish(outcome: Result<care::Outcome, care::CareError>) -> ExitCode {
     }
 }
 
-fn run(config: Config, settings: String) -> anyhow::Result<()> {
+fn run(flags: Flags, settings: Loaded) -> anyhow::Result<()> {
+    let config = &settings.config;
     let journal_stream = std::env::var("JOURNAL_STREAM").ok();
     let logs = telemetry::init(config.log_format, &config.log_filter, journal_stream.as_deref())?;
     arenas::bound();
@@ -89,8 +91,10 @@ fn run(config: Config, settings: String) -> anyhow::Result<()> {
     let result = runtime.block_on(async {
         let stop = CancellationToken::new();
         stop_on_signals(stop.clone())?;
+        let source = SettingsSource { load: Arc::new(move || load(&flags)), asked: reload_on_signal()? };
+        let around = Surroundings { figures, logs, settings, source };
         // On the heap: it holds what a node starts with.
-        Box::pin(node::run(config, Surroundings { figures, logs, settings }, stop, announce)).await?;
+        Box::pin(node::run(around, stop, announce)).await?;
         tracing::info!("the node has stopped");
         anyhow::Ok(())
     });
@@ -118,6 +122,19 @@ fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
         }
     });
     Ok(())
+}
+
+/// SIGHUP asks for the settings to be read again.
+fn reload_on_signal() -> anyhow::Result<Arc<Notify>> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let asked = Arc::new(Notify::new());
+    let told = asked.clone();
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            told.notify_one();
+        }
+    });
+    Ok(asked)
 }
 
 fn announce(banner: &Banner) {

@@ -26,6 +26,9 @@ in the environment with ASPEN_ in front (ASPEN_HTTP_ADDR). A later layer wins: d
 file < flags. Settings in tables of the file have two underscores in the environment
 (ASPEN_RAFT__HEARTBEAT_INTERVAL_MS).
 
+SIGHUP has a running node read its settings again: the log filter and further peers take effect at once,
+and the log says what waits for the next start. SIGTERM stops it in order.
+
 Exit codes: 0 stopped on request, 1 failed, 2 refused its flags or configuration.";
 
 const VERIFY_CODES: &str = "\

@@ -43,7 +43,7 @@ impl Loaded {
 }
 
 /// A value as TOML writes it.
-fn toml(value: &Value) -> String {
+pub(super) fn toml(value: &Value) -> String {
     toml::Value::try_from(value).map_or_else(|_| format!("{value:?}"), |value| value.to_string())
 }
 

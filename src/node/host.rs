@@ -1,9 +1,11 @@
 //! The process of a node, as its agent sees it.
 
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::UNIX_EPOCH;
 
 use crate::cluster::agent::{Host, HostTraces, RecentProblem};
+use crate::config::Loaded;
 use crate::metrics::Metrics;
 use crate::telemetry::LogControl;
 use crate::telemetry::recent::Problem;
@@ -15,7 +17,8 @@ const FILES_MAX_COUNT: usize = 1_000;
 /// See the module.
 pub(super) struct ProcessHost {
     pub logs: LogControl,
-    pub settings: String,
+    /// Those in force.
+    pub settings: Arc<Mutex<Loaded>>,
     pub figures: Metrics,
     pub transport: Transport,
     pub data_dir: PathBuf,
@@ -34,7 +37,7 @@ impl Host for ProcessHost {
 
     fn traces(&self) -> HostTraces {
         HostTraces {
-            settings: self.settings.clone(),
+            settings: self.settings.lock().expect("no code panics while it holds this lock").render(),
             metrics: self.figures.render(),
             iroh_metrics: self.transport.metrics_text().unwrap_or_default(),
             files: self.files(),

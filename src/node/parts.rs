@@ -14,8 +14,10 @@ use tokio_util::sync::CancellationToken;
 use super::actors::Actors;
 use super::data_dir;
 use super::join::ComeIn;
+use super::reload::Reload;
 use super::static_start::StaticStart;
 use super::supervisor::{Part, Supervision};
+use super::systemd::Systemd;
 use crate::api;
 use crate::kv::service::{KvService, disk, history, join, removal, whereabouts};
 use crate::limits;
@@ -239,6 +241,28 @@ impl Parts<'_> {
     /// Looks for damage, again and again.
     pub fn scrub(&self, scrubber: Scrubber, interval: Duration) {
         self.housekeeping("scrub", move || scrub(scrubber.clone(), interval));
+    }
+
+    /// Reads the settings again when it is asked to.
+    pub fn reload(&self, reload: Reload) {
+        self.housekeeping("reload", move || {
+            let reload = reload.clone();
+            async move {
+                reload.run().await;
+                Ok(())
+            }
+        });
+    }
+
+    /// Keeps systemd told.
+    pub fn systemd(&self, systemd: Systemd) {
+        self.housekeeping("systemd", move || {
+            let systemd = systemd.clone();
+            async move {
+                systemd.keep_told().await;
+                Ok(())
+            }
+        });
     }
 
     /// Keeps the figures up to date.

@@ -20,4 +20,5 @@ mod recover;
 mod relay;
 mod strangers;
 mod support;
+mod systemd;
 mod transport_figures;
