@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use openraft::ServerState;
 use tokio::time::MissedTickBehavior;
 
 use super::KvService;
@@ -24,6 +25,7 @@ pub async fn watch(service: KvService) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        service.call_where_silent().await;
         let before = service.0.removed.load(Ordering::Acquire);
         let by = match service.shut_out_by() {
             Some(by) if !before => service.ask_again(by).await,
@@ -50,6 +52,20 @@ impl KvService {
     /// Whether this node was removed, as far as it knows.
     pub(super) fn is_removed(&self) -> bool {
         self.0.removed.load(Ordering::Acquire)
+    }
+
+    /// Calls the other voters where no leader is heard. One that has lost its vote before it was removed stands
+    /// for no election, and would never call those that could turn it away.
+    async fn call_where_silent(&self) {
+        let parts = &self.0.parts;
+        let silent_after = Duration::from_millis(parts.timings.quorum_lost_after_ms());
+        let voters: Vec<NodeId> = observe::look(&parts.raft, |metrics| {
+            let others = metrics.membership_config.voter_ids().filter(|voter| *voter != metrics.id);
+            others.filter(|_| metrics.state == ServerState::Learner).collect()
+        });
+        if parts.freshness.last_heard().is_none_or(|silent| silent > silent_after) {
+            futures::future::join_all(voters.into_iter().map(|voter| parts.forwarder.greet(voter))).await;
+        }
     }
 
     /// Whether those that turned this node away still do, a while later: they may not have heard yet that it

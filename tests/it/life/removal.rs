@@ -162,6 +162,21 @@ async fn a_member_is_replaced_in_one_step() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_is_replaced_while_it_runs_says_that_it_was_removed() {
+    let three = Cluster::start(3, &[]).await;
+    let leader = three.leader().await;
+    let old = (leader + 1) % 3;
+    let dir = temporary_directory();
+    let peer = three.nodes[leader].endpoint();
+    let mut new = Node::new(4, dir.path(), &["--bootstrap", "manual", "--peer", &peer]);
+    new.start();
+    let (old_id, ticket) = (three.nodes[old].id.to_string(), new.endpoint());
+    let replaced = aspen(&[&three.nodes[leader]], &["member", "replace", &old_id, "--with", &ticket]);
+    assert_eq!(replaced.status.code(), Some(0), "{replaced:?}");
+    wait_for_log(&three.nodes[old], &["was removed from its cluster"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_member_that_lost_its_disk_is_refused_under_its_old_id_and_joins_under_another() {
     let mut three = Cluster::start(3, &[]).await;
     let leader = three.leader().await;
