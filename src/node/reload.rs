@@ -13,7 +13,6 @@ use crate::kv::interface::ClusterController;
 use crate::kv::service::cluster::RaftCluster;
 use crate::telemetry::LogControl;
 use crate::transport::peers::{DeclareError, PeerBook};
-use crate::transport::ticket::NodeTicket;
 
 /// Reads all settings from where they came.
 pub type LoadSettings = Arc<dyn Fn() -> Result<Loaded, anyhow::Error> + Send + Sync>;
@@ -65,15 +64,13 @@ impl Reload {
             let before = self.logs.configure(filter)?;
             tracing::info!("the log filter is '{filter}' now, and was '{before}'");
         }
-        for ticket in &loaded.config.peers {
-            let peer = ticket.parse::<NodeTicket>()?.into();
-            match self.book.declare(peer) {
+        for setting in &loaded.config.peers {
+            match self.book.declare(super::ground::peer(setting)?) {
                 Ok(()) | Err(DeclareError::Own(_)) => {}
                 Err(error) => tracing::warn!("a peer is left out: {error}"),
             }
         }
-        let gone =
-            in_force.config.peers.iter().filter(|ticket| !loaded.config.peers.contains(ticket)).count();
+        let gone = in_force.config.peers.iter().filter(|peer| !loaded.config.peers.contains(peer)).count();
         if gone > 0 {
             tracing::warn!(
                 "{gone} peers that the settings name no more stay known until the next start; `aspen member remove` \
