@@ -13,7 +13,7 @@ token="${CREDENTIALS_DIRECTORY:-/nonexistent}/http-token"
 if [ -e "$token" ]; then
   export ASPEN_TOKEN_FILE="$token"
 fi
-aspen backup "aspen-$(date -u +%Y-%m-%dT%H-%M-%SZ).backup"
+aspen backup "aspen-$(date -u +%Y-%m-%dT%H-%M-%S.%3NZ).backup"
 
 # The names sort by time.
 set -- aspen-*.backup

@@ -21,7 +21,7 @@ with subtest("the state directory is the node's alone"):
     node1.succeed("test -e /var/lib/private/aspen/raft.redb")
 
 with subtest("logs are in the journal, with their fields"):
-    node1.succeed("journalctl --unit=aspen F_NODE_ID=1 | grep -q 'the node is up'")
+    node1.succeed("journalctl --unit=aspen ASPEN_NODE_ID=1 | grep -q 'the node is up'")
 
 with subtest("snapshots are made below the hardening"):
     for id, machine in [(1, node1), (2, node2), (3, node3)]:

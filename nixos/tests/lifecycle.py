@@ -31,7 +31,8 @@ with subtest("a machine takes another one's place"):
     wait_until_applied(replacement, "from", "joiner")
     wait_until_serving(replacement)
 
-with subtest("the one that was replaced is cut off, and serves nothing"):
+with subtest("the one that was replaced is cut off, says so, and serves nothing"):
+    wait(node3, "journalctl --unit=aspen --output=cat | grep -q 'was removed from its cluster'")
     node3.fail("aspen --timeout 5 put removed node")
     node3.fail("aspen --timeout 5 get before")
     node3.fail("aspen --timeout 5 status")

@@ -1,0 +1,119 @@
+"""The machines of each scenario: what nixos/tests/default.nix says by services.aspen, in a host's own files."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from network import address
+
+NIXOS_TESTS = Path(__file__).parents[2] / "nixos" / "tests"
+IROH_PORT = 4601
+RELAY_PORT = 3340
+FLEET = ("node1", "node2", "node3")
+
+# What openFirewall amounts to. Everything else that comes from outside is dropped.
+FIREWALL = """\
+flush ruleset
+table inet filter {
+  chain input {
+    type filter hook input priority 0; policy drop;
+    iif lo accept
+    ct state established,related accept
+    meta l4proto { 1, 58 } accept comment "ICMP, whose names a small system does not know"
+    %s
+  }
+}
+"""
+
+
+@dataclass
+class Host:
+    """A machine before its first start."""
+
+    number: int
+    settings: dict[str, object]
+    vlans: tuple[int, ...] = (1,)
+    routes: list[tuple[str, str]] = field(default_factory=list)
+    # Whether the node starts with the machine.
+    starts: bool = True
+    open_ports: str = f"udp dport {IROH_PORT} accept"
+    files: dict[str, str] = field(default_factory=dict)
+    units: tuple[str, ...] = ()
+
+    def all_files(self) -> dict[str, str]:
+        files = {"/etc/aspen/aspen.toml": toml(self.settings), "/etc/nftables.conf": FIREWALL % self.open_ports}
+        return files | self.files
+
+    def all_units(self) -> tuple[str, ...]:
+        return ("nftables.service", *(("aspen.service",) if self.starts else ()), *self.units)
+
+
+def toml(settings: dict[str, object]) -> str:
+    """Settings as a file: strings, numbers and lists of strings are written as in JSON, peers as tables."""
+    lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items() if key != "peers"]
+    for peer in settings.get("peers", []):
+        lines += ["", "[[peers]]", *(f"{key} = {json.dumps(value)}" for key, value in peer.items())]
+    return "\n".join(lines) + "\n"
+
+
+def peers(**common: object) -> list[dict[str, object]]:
+    """The fleet, described once."""
+    keys = json.loads((NIXOS_TESTS / "keys.json").read_text())
+    return [
+        {"node_id": number, "public_key": keys[name]["public"], "addresses": [f"{address(1, number)}:{IROH_PORT}"]}
+        | common
+        for number, name in enumerate(FLEET, 1)
+    ]
+
+
+def member(number: int, fleet: list[dict[str, object]], **more: object) -> Host:
+    """One of three that found a cluster together."""
+    keys = json.loads((NIXOS_TESTS / "keys.json").read_text())
+    settings = {"node_id": number, "bootstrap": "static", "peers": fleet} | more
+    credential = {"/etc/credstore/aspen.iroh-secret-key": keys[f"node{number}"]["secret"] + "\n"}
+    return Host(number, settings, files=credential)
+
+
+def members() -> dict[str, Host]:
+    return {name: member(number, peers()) for number, name in enumerate(FLEET, 1)}
+
+
+def lifecycle() -> dict[str, Host]:
+    return members() | {
+        "joiner": Host(4, {}, starts=False),
+        "replacement": Host(9, {"node_id": 9, "bootstrap": "manual", "peers": peers()}, starts=False),
+    }
+
+
+def backup() -> dict[str, Host]:
+    often = "[Timer]\nOnCalendar=\nOnCalendar=*:*:0/5\nRandomizedDelaySec=0\nAccuracySec=1s\n"
+    keep = "[Service]\nEnvironment=BACKUP_KEEP=2\n"
+    return {
+        "source": Host(
+            1,
+            {"node_id": 1},
+            files={
+                "/etc/systemd/system/aspen-backup.timer.d/often.conf": often,
+                "/etc/systemd/system/aspen-backup.service.d/keep.conf": keep,
+            },
+            units=("aspen-backup.timer",),
+        ),
+        "fresh": Host(2, {"node_id": 1}),
+    }
+
+
+def trouble() -> dict[str, Host]:
+    library = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1\n"
+    return {"node": Host(1, {"node_id": 1}, files={"/etc/faketime-library": library})}
+
+
+SCENARIOS: dict[str, Callable[[], dict[str, Host]]] = {
+    "cluster": members,
+    "partition": members,
+    "crash": members,
+    "lifecycle": lifecycle,
+    "upgrade": members,
+    "backup": backup,
+    "trouble": trouble,
+}
