@@ -27,7 +27,7 @@ impl Transport {
                 return;
             }
         }
-        std::future::pending().await;
+        std::future::pending::<()>().await;
     }
 }
 
