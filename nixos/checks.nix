@@ -22,7 +22,6 @@ let
   virtualMachines = import ./tests {
     inherit lib pkgs;
     module = self.nixosModules.aspen;
-    inherit (own) aspen-tools;
   };
 in
 {

@@ -78,8 +78,9 @@ in
       type = types.bool;
       default = false;
       description = ''
-        Whether to let other machines in: to the UDP port of `settings.iroh_addr`, and to the TCP port of
-        `settings.http_addr` if that is no loopback address.
+        Whether to let other machines in: to the UDP port of `settings.iroh_addr`, to the TCP port of
+        `settings.http_addr` if that is no loopback address, and to that of `settings.serve_relay` if the
+        node serves a relay.
       '';
     };
 
@@ -248,6 +249,18 @@ in
             example = "wan";
             description = "Timings of consensus: `lan` for one network, `wan` for several sites or relays.";
           };
+          iroh_mdns = mkOption {
+            type = types.bool;
+            default = false;
+            example = true;
+            description = ''
+              Whether the node announces its key and addresses on the local network by multicast DNS, and
+              finds known nodes there. It needs UDP port 5353 open.
+            '';
+          };
+          serve_relay = setting address.type "192.0.2.1:4602" ''
+            IP address and TCP port of a relay that the node serves to its cluster alone.
+          '';
           log_filter = setting types.str "info,aspen::transport=debug" ''
             Which logs are written: a level, and target=level pairs after commas.
           '';
@@ -255,7 +268,7 @@ in
             Applied entries after which a snapshot is made and the log is shortened.
           '';
           storage_options.cache_bytes = setting types.ints.positive 268435456 ''
-            Page cache of each of the two database files.
+            Page cache of the state. The log has one of at most 16 MiB.
           '';
           storage_options.disk_reserve_bytes = setting types.ints.positive 1073741824 ''
             Room on the disk that is kept free of data.
@@ -322,7 +335,9 @@ in
 
     networking.firewall = lib.mkIf cfg.openFirewall {
       allowedUDPPorts = [ (address.port cfg.settings.iroh_addr) ];
-      allowedTCPPorts = lib.optional listensBeyondLoopback (address.port cfg.settings.http_addr);
+      allowedTCPPorts =
+        lib.optional listensBeyondLoopback (address.port cfg.settings.http_addr)
+        ++ lib.optional (cfg.settings.serve_relay != null) (address.port cfg.settings.serve_relay);
     };
 
     systemd.packages = [ cfg.package ];

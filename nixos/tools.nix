@@ -1,4 +1,4 @@
-# What people and tests use beside the product: netwatch, and a relay for hosts without a direct path.
+# What people use beside the product: netwatch.
 { lib, rustPlatform }:
 let
   manifest = (lib.importTOML ../Cargo.toml).package;
@@ -10,19 +10,16 @@ rustPlatform.buildRustPackage {
   src = import ./source.nix { inherit lib; };
   cargoLock.lockFile = ../Cargo.lock;
 
-  cargoBuildFlags = [
-    "--example=netwatch"
-    "--example=relay"
-  ];
+  cargoBuildFlags = [ "--example=netwatch" ];
   # The package's check runs the tests.
   doCheck = false;
 
   postInstall = ''
-    install -D --target-directory=$out/bin target/*/release/examples/{netwatch,relay}
+    install -D --target-directory=$out/bin target/*/release/examples/netwatch
   '';
 
   meta = {
-    description = "Tools to look at the network as Aspen sees it, and to test it";
+    description = "Tools to look at the network as Aspen sees it";
     license = with lib.licenses; [
       mit
       asl20

@@ -72,7 +72,7 @@ python_scenarios() {
   local scenario code=0
   for scenario in "${scenarios[@]}"; do
     cat nixos/tests/common.py "$scenario" >"$WORK/$(basename "$scenario")"
-    PYFLAKES_BUILTINS=start_all,subtest,node1,node2,node3,joiner,replacement,relay,source,fresh \
+    PYFLAKES_BUILTINS=start_all,subtest,node1,node2,node3,joiner,replacement,source,fresh,node \
       "$@" "$WORK/$(basename "$scenario")" || code=1
   done
   return "$code"

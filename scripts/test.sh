@@ -156,6 +156,26 @@ for script in "${CLUSTER_SCRIPTS[@]}"; do
   fi
 done
 
+# The scenarios of nixos/tests, on systemd hosts where they can be run. Their nodes are those of the tests.
+hosts_scenarios="$(scripts/test-hosts.sh --list)"
+hosts_wanted=
+for scenario in $hosts_scenarios; do
+  ! is_selected "hosts-$scenario" || hosts_wanted=yes
+done
+no_hosts=
+if [[ -n $hosts_wanted ]] && ! no_hosts="$(scripts/test-hosts.sh --check 2>&1)"; then
+  no_hosts="${no_hosts:-hosts cannot be run here}"
+else
+  no_hosts=
+fi
+for scenario in $hosts_scenarios; do
+  if [[ -n $no_hosts ]]; then
+    skip "hosts-$scenario" "${no_hosts##*$'\n'}"
+  else
+    step "hosts-$scenario" scripts/test-hosts.sh "$scenario"
+  fi
+done
+
 for name in ${selected[@]+"${selected[@]}"}; do
   [[ " ${known[*]} " == *" $name "* ]] || stop "no step is called '$name'. Steps: ${known[*]}"
 done

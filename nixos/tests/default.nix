@@ -4,7 +4,6 @@
   lib,
   pkgs,
   module,
-  aspen-tools,
 }:
 let
   # For tests alone, as everyone can read them.
@@ -104,14 +103,16 @@ lib.mapAttrs scenario {
       };
   };
 
-  # Each node has a network of its own, which it shares with the relay alone.
-  relay = import ./relay.nix {
-    inherit
-      lib
-      fleet
-      mkMember
-      aspen-tools
-      ;
+  # Two of them have no network in common.
+  relay = import ./relay.nix { inherit lib fleet mkMember; };
+
+  trouble = {
+    node =
+      { pkgs, ... }:
+      {
+        imports = [ (mkNode { nodeId = 1; }) ];
+        environment.etc."faketime-library".text = "${pkgs.libfaketime}/lib/libfaketime.so.1";
+      };
   };
 
   backup = {

@@ -8,8 +8,10 @@ from pathlib import Path
 from network import address
 
 NIXOS_TESTS = Path(__file__).parents[2] / "nixos" / "tests"
+# For tests alone, as everyone can read them.
+KEYS = json.loads((NIXOS_TESTS / "keys.json").read_text())
 IROH_PORT = 4601
-RELAY_PORT = 3340
+RELAY_PORT = 4602
 FLEET = ("node1", "node2", "node3")
 
 # What openFirewall amounts to. Everything else that comes from outside is dropped.
@@ -59,9 +61,8 @@ def toml(settings: dict[str, object]) -> str:
 
 def peers(**common: object) -> list[dict[str, object]]:
     """The fleet, described once."""
-    keys = json.loads((NIXOS_TESTS / "keys.json").read_text())
     return [
-        {"node_id": number, "public_key": keys[name]["public"], "addresses": [f"{address(1, number)}:{IROH_PORT}"]}
+        {"node_id": number, "public_key": KEYS[name]["public"], "addresses": [f"{address(1, number)}:{IROH_PORT}"]}
         | common
         for number, name in enumerate(FLEET, 1)
     ]
@@ -69,10 +70,12 @@ def peers(**common: object) -> list[dict[str, object]]:
 
 def member(number: int, fleet: list[dict[str, object]], **more: object) -> Host:
     """One of three that found a cluster together."""
-    keys = json.loads((NIXOS_TESTS / "keys.json").read_text())
     settings = {"node_id": number, "bootstrap": "static", "peers": fleet} | more
-    credential = {"/etc/credstore/aspen.iroh-secret-key": keys[f"node{number}"]["secret"] + "\n"}
-    return Host(number, settings, files=credential)
+    return Host(number, settings, files=secret_key(f"node{number}"))
+
+
+def secret_key(name: str) -> dict[str, str]:
+    return {"/etc/credstore/aspen.iroh-secret-key": KEYS[name]["secret"] + "\n"}
 
 
 def members() -> dict[str, Host]:
@@ -80,9 +83,10 @@ def members() -> dict[str, Host]:
 
 
 def lifecycle() -> dict[str, Host]:
+    settings = {"node_id": 9, "bootstrap": "manual", "peers": peers()}
     return members() | {
         "joiner": Host(4, {}, starts=False),
-        "replacement": Host(9, {"node_id": 9, "bootstrap": "manual", "peers": peers()}, starts=False),
+        "replacement": Host(9, settings, starts=False, files=secret_key("replacement")),
     }
 
 
@@ -103,6 +107,21 @@ def backup() -> dict[str, Host]:
     }
 
 
+def relay() -> dict[str, Host]:
+    """Two nodes share a network with the first alone, which serves the relay under its first address."""
+    url = f"http://{address(1, 1)}:{RELAY_PORT}"
+    fleet = peers(addresses=[], relay_url=url)
+    hosts = {
+        name: member(number, fleet, network_profile="wan", iroh_relay=url) for number, name in enumerate(FLEET, 1)
+    }
+    hosts["node1"].vlans = (1, 2)
+    hosts["node1"].settings |= {"serve_relay": f"0.0.0.0:{RELAY_PORT}"}
+    hosts["node1"].open_ports += f"\n    tcp dport {RELAY_PORT} accept"
+    hosts["node3"].vlans = (2,)
+    hosts["node3"].routes = [(address(1, 1), address(2, 1))]
+    return hosts
+
+
 def trouble() -> dict[str, Host]:
     library = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1\n"
     return {"node": Host(1, {"node_id": 1}, files={"/etc/faketime-library": library})}
@@ -114,6 +133,7 @@ SCENARIOS: dict[str, Callable[[], dict[str, Host]]] = {
     "crash": members,
     "lifecycle": lifecycle,
     "upgrade": members,
+    "relay": relay,
     "backup": backup,
     "trouble": trouble,
 }
