@@ -67,7 +67,8 @@ parse() {
   return "$code"
 }
 
-# The scenarios run behind common.py, with the names that the test driver gives them.
+# The scenarios run behind common.py, with the names that the test driver gives them. So does the driver of the
+# hosts on which they run without NixOS.
 python_scenarios() {
   local scenario code=0
   for scenario in "${scenarios[@]}"; do
@@ -75,13 +76,18 @@ python_scenarios() {
     PYFLAKES_BUILTINS=start_all,subtest,node1,node2,node3,joiner,replacement,source,fresh,node \
       "$@" "$WORK/$(basename "$scenario")" || code=1
   done
+  for scenario in tests/hosts/*.py; do
+    "$@" "$scenario" || code=1
+  done
   return "$code"
 }
 compile_scenario() { python3 -c 'import sys; compile(open(sys.argv[1]).read(), sys.argv[1], "exec")' "$1"; }
 
-# Each scenario is a test, and each test has its scenario.
+# Each scenario is a test on virtual machines and one on hosts.
 scenarios_are_tests() {
   local scenario
+  diff <(printf '%s\n' "${scenarios[@]}" | sed 's#.*/##; s#\.py$##' | sort) \
+    <(scripts/test-hosts.sh --list | sort) || { echo "tests/hosts/machines.py has other scenarios"; return 1; }
   for scenario in "${scenarios[@]}"; do
     grep -qE "^  $(basename "$scenario" .py) = " nixos/tests/default.nix ||
       { echo "nixos/tests/default.nix has no test for $scenario"; return 1; }

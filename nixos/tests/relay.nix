@@ -17,8 +17,7 @@ let
     node3 = [ 2 ];
   };
   relayAddress = nodes: nodes.${serves}.networking.primaryIPAddress;
-  otherAddress =
-    nodes: (lib.head nodes.${serves}.networking.interfaces.eth2.ipv4.addresses).address;
+  otherAddress = nodes: (lib.head nodes.${serves}.networking.interfaces.eth2.ipv4.addresses).address;
 in
 lib.genAttrs fleet (
   name:
