@@ -11,7 +11,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-LLVM_COV_VERSION=0.6.21
+LLVM_COV_VERSION=0.9.1
 BASELINE=docs/coverage-baseline.txt
 # Lines that a race decides are run in one run and not in the next.
 TOLERANCE_PERCENT=0.5
