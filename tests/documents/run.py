@@ -23,12 +23,17 @@ TERMINAL_TIMEOUT_S = 30
 STOP_TIMEOUT_S = 15
 POLL_S = 0.05
 
+# Blocks whose commands are run.
+KINDS = ("console", "console terminals")
+
 # What differs between two runs, and what it is compared as. In this order.
 MASKS = [
     (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "UUID"),
     (r"\b[0-9a-f]{64}\b", "KEY"),
     (r"\baspen(node|join)[a-z0-9]+", r"aspen\1-TICKET"),
     (r"(iroh \(UDP\) ).*", r"\1ADDRESSES"),
+    # Aspen's version, and no address.
+    (r"(?<![\d.])\d+\.\d+\.\d+(?![\d.])", "VERSION"),
     (r"\d+ bytes free, \d+ kept", "N bytes free, N kept"),
     (r"\b\d+ m?s ago", "AGO"),
     (r"\b\d+\.\d+ ms", "N ms"),
@@ -52,9 +57,9 @@ def commands(document):
     for number, line in enumerate(document.splitlines(), 1):
         if line.startswith("```"):
             info = line[3:].strip()
-            kind = None if kind is not None or not info.startswith("console") else info
-            kind, continued = (kind, False)
-        elif kind is None:
+            kind = info if kind is None and info else None
+            continued = False
+        elif kind not in KINDS:
             continue
         elif continued:
             found[-1].text += "\n" + line
