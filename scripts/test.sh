@@ -156,6 +156,8 @@ for script in "${CLUSTER_SCRIPTS[@]}"; do
   fi
 done
 
+step documents scripts/check-docs.sh
+
 # The scenarios of nixos/tests, on systemd hosts where they can be run. Their nodes are those of the tests.
 hosts_scenarios="$(scripts/test-hosts.sh --list)"
 hosts_wanted=
