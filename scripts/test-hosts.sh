@@ -25,11 +25,11 @@ cannot() {
 
 source scripts/debian.sh
 if [[ ${1:-} == --list ]]; then
-  install_missing python3:python3-minimal
+  install_missing python3:python3
   exec python3 -c 'import sys; sys.path.insert(0, "tests/hosts"); import machines; print(*machines.SCENARIOS, sep="\n")'
 fi
 ((EUID == 0)) || cannot "it takes root"
-install_missing python3:python3-minimal systemd-nspawn:systemd-container mmdebstrap:mmdebstrap ip:iproute2 nsenter:util-linux
+install_missing python3:python3 systemd-nspawn:systemd-container mmdebstrap:mmdebstrap ip:iproute2 nsenter:util-linux
 for tool in python3 systemd-nspawn mmdebstrap ip nsenter; do
   command -v "$tool" >/dev/null || cannot "$tool is missing"
 done

@@ -119,7 +119,7 @@ find_cargo_deny() {
 
 source scripts/debian.sh
 # protoc: for the client of etcd in benches/compare-etcd.
-install_missing cc:gcc git:git curl:curl protoc:protobuf-compiler
+install_missing cc:gcc git:git curl:curl protoc:protobuf-compiler python3:python3
 # ip: for tests with several hosts, which take root. Others leave them out.
 [[ $(id -u) != 0 ]] || install_missing ip:iproute2
 require_rust
