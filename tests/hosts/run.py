@@ -7,6 +7,7 @@ scripts/test-hosts.sh makes what this needs, and calls it.
 import argparse
 import contextlib
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -19,6 +20,8 @@ from machine import Machine, run
 from machines import NIXOS_TESTS, SCENARIOS, Host
 from network import Network, bridge, interface_files
 
+# The exit code for hosts that cannot be run.
+CANNOT = 77
 UNIT_DIRECTORY = "/etc/systemd/system"
 
 
@@ -102,6 +105,21 @@ def play(scenario: str, debian: Path, package: Path, scratch: Path, logs: Path) 
     return Result(scenario, time.monotonic() - began, error)
 
 
+def probe(debian: Path, scratch: Path) -> str | None:
+    """Why a host cannot be booted here, if it cannot."""
+    state = Path(tempfile.mkdtemp(prefix="probe-", dir=scratch))
+    try:
+        with Network({1}) as network:
+            machine = Machine("probe", {"eth1": bridge(1)}, network.name, [state, debian], state / "probe")
+            try:
+                machine.start()
+            finally:
+                machine.crash()
+    except (AssertionError, OSError, subprocess.CalledProcessError) as failure:
+        return str(failure)
+    return None
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--debian", type=Path, required=True, help="a Debian system's root directory")
@@ -109,11 +127,17 @@ def main() -> int:
     parser.add_argument("--units", type=Path, required=True, help="where the units are")
     parser.add_argument("--scratch", type=Path, required=True, help="where the hosts' disks are kept meanwhile")
     parser.add_argument("--logs", type=Path, required=True, help="where journals go if a scenario fails")
+    parser.add_argument("--probe", action="store_true", help="boot one host, and run no scenario")
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join(SCENARIOS)}; all if none")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.scenarios if name not in SCENARIOS]
     if unknown:
         parser.error(f"no scenario is called {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
+    if arguments.probe:
+        reason = probe(arguments.debian, arguments.scratch)
+        if reason is not None:
+            print(f"hosts cannot be run here: {reason.splitlines()[0]}", file=sys.stderr)
+        return CANNOT if reason is not None else 0
     arguments.logs.mkdir(parents=True, exist_ok=True)
     results = []
     with tempfile.TemporaryDirectory(prefix="package-", dir=arguments.scratch) as package:
