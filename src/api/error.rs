@@ -45,6 +45,8 @@ pub(super) enum ApiError {
     WrongMethod { path: String, method: Method },
     #[error("{problem}")]
     Unauthorized { problem: &'static str },
+    #[error("{problem}, and this node, which asks for no token, answers no pages of browsers")]
+    FromPage { problem: &'static str },
     #[error("the node holds {max_bytes} bytes of request bodies, the most it takes")]
     BodiesFull { max_bytes: usize },
     #[error("the request took longer than {waited_ms} ms; if it was a write, it may or may not take effect")]
@@ -75,6 +77,7 @@ impl ApiError {
             Self::UnknownPath { .. } => StatusCode::NOT_FOUND,
             Self::WrongMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
+            Self::FromPage { .. } => StatusCode::FORBIDDEN,
             Self::BodiesFull { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -102,6 +105,10 @@ impl ApiError {
             Self::Unauthorized { .. } => {
                 ("unauthorized", "send the header 'authorization: Bearer TOKEN' with the node's token")
             }
+            Self::FromPage { .. } => (
+                "not_from_pages",
+                "name the node by its IP address or as localhost, or give it an http_token_file",
+            ),
             Self::BodiesFull { .. } => ("overloaded", "try again in a moment"),
             Self::Timeout { .. } => (
                 "timeout",

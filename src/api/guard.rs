@@ -2,6 +2,7 @@
 //! no handler.
 
 use std::any::Any;
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
@@ -80,7 +81,7 @@ async fn answer(
 
 /// Asks for the token, if there is one.
 fn authorize(shared: &Shared, request: &Request) -> Result<(), ApiError> {
-    let Some(token) = &shared.api.token else { return Ok(()) };
+    let Some(token) = &shared.api.token else { return refuse_pages(request.headers()) };
     if OPEN_PATHS.contains(&request.uri().path()) {
         return Ok(());
     }
@@ -91,6 +92,31 @@ fn authorize(shared: &Shared, request: &Request) -> Result<(), ApiError> {
         return Ok(());
     }
     Err(ApiError::Unauthorized { problem: "the request bears another token than this node's" })
+}
+
+/// Without a token whoever is on the machine is trusted, and a browser is, too: the pages that it shows must
+/// not speak for it. They send where they come from, or name this machine by a name of their own.
+fn refuse_pages(headers: &HeaderMap) -> Result<(), ApiError> {
+    if headers.contains_key(header::ORIGIN) {
+        return Err(ApiError::FromPage {
+            problem: "the request was sent by a page, as its header 'origin' says",
+        });
+    }
+    let Some(host) = headers.get(header::HOST) else { return Ok(()) };
+    if host.to_str().is_ok_and(is_address) {
+        return Ok(());
+    }
+    Err(ApiError::FromPage { problem: "the header 'host' names this node by a name" })
+}
+
+/// Whether the name is one that no page can have: an IP address or localhost, with a port or without.
+fn is_address(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    bare.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok() || host.parse::<IpAddr>().is_ok()
 }
 
 /// Refuses at once when too many requests are in work, rather than let all of them wait.

@@ -187,6 +187,27 @@ async fn size_limits_each_have_their_own_error() {
 }
 
 #[tokio::test]
+async fn pages_of_browsers_do_not_speak_for_the_machine_where_no_token_is_asked_for() {
+    let router = api(FakeStore::default());
+    let with = |name: header::HeaderName, value: &str| {
+        Request::get("/cluster").header(name, value).body(Body::empty()).unwrap()
+    };
+    for host in ["127.0.0.1:4600", "[::1]:4600", "localhost:4600", "LOCALHOST", "192.0.2.1", "::1"] {
+        assert_eq!(text(&router, with(header::HOST, host)).await.0, StatusCode::OK, "{host}");
+    }
+    for host in
+        ["evil.example:4600", "evil.example", "localhost.evil.example", "127.0.0.1.evil.example:80", ""]
+    {
+        let refused = refusal(&router, with(header::HOST, host)).await;
+        assert_eq!(refused, (403, "not_from_pages".to_owned()), "{host}");
+    }
+    for origin in ["http://evil.example", "null", "http://127.0.0.1:4600"] {
+        let refused = refusal(&router, with(header::ORIGIN, origin)).await;
+        assert_eq!(refused, (403, "not_from_pages".to_owned()), "{origin}");
+    }
+}
+
+#[tokio::test]
 async fn token_is_asked_for_everywhere_but_on_the_two_probes() {
     let token = Some(HttpToken::new(TOKEN).unwrap());
     let router = router(ApiState { token, ..state(FakeStore::default()) });
