@@ -16,7 +16,8 @@ use crate::support::{eventually, wait_until};
 
 const FOLLOWED_WITHIN: Duration = Duration::from_millis(limits::FOLLOWED_WITHIN_MS);
 
-/// A path in use that goes dead is noticed by its silence, before another one is looked for.
+/// A path in use that goes dead is noticed by its silence, which takes 3 s, and a dial that began over it takes as
+/// long to end; then there may be an election.
 const FOUND_AFTER_SILENCE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Waits until a node reads what was just written through the others, and says how long that took.
