@@ -79,7 +79,9 @@ impl Transport {
                 continue;
             }
             match self.say_hello(&peer).await {
-                Ok(()) => {}
+                // Where this one was away, others may have moved. Of two that did, the one that told this node
+                // last learns from it where the other is.
+                Ok(()) => self.book().have_members_asked(),
                 // It says hello itself once it knows this node.
                 Err(LinkError::Refused(reason)) => {
                     tracing::debug!(peer = %node_id, "node {node_id} was not told where this one is: {reason}");

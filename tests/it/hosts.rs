@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use aspen::kv::client::{Address, KvClient};
-use aspen::kv::types::{Key, ReadRequest, Value};
+use aspen::kv::types::{Key, NodeId, PathType, ReadRequest, Value};
 
 use crate::support::cluster::{Cluster, client_of};
 use crate::support::eventually;
@@ -27,6 +27,27 @@ fn key(key: &str) -> Key {
 
 fn value(value: &str) -> Value {
     Value::new(value.to_owned()).unwrap()
+}
+
+/// Whether all that a node sends to some others goes this way.
+async fn all_go(way: PathType, from: &Node, to: &[&Node]) -> bool {
+    let report = from.client().node_report(NodeId(from.id)).await;
+    let report = report.unwrap_or_else(|error| panic!("node {}: {error}\n{}", from.id, from.log()));
+    to.iter().all(|node| {
+        let path = report.peers.iter().find(|path| path.node_id.0 == node.id);
+        path.is_some_and(|path| path.path_type == Some(way) && path.rtt_us.is_some())
+    })
+}
+
+/// Whether all of these reach each other this way.
+async fn all_meet(way: PathType, nodes: &[Node]) -> bool {
+    for from in nodes {
+        let others: Vec<&Node> = nodes.iter().filter(|node| node.id != from.id).collect();
+        if !all_go(way, from, &others).await {
+            return false;
+        }
+    }
+    true
 }
 
 #[tokio::test(flavor = "multi_thread")]

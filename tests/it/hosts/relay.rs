@@ -8,7 +8,7 @@ use aspen::kv::types::{MembershipChange, NodeId, PathType, Role};
 use iroh::endpoint::presets;
 use iroh::{Endpoint, RelayMode, RelayUrl, SecretKey, Watcher};
 
-use super::{key, value};
+use super::{all_meet, key, value};
 use crate::support::cluster::{Cluster, client_of};
 use crate::support::hosts::{Host, Hosts};
 use crate::support::node::Node;
@@ -36,33 +36,12 @@ fn around_one_relay(hosts: &Hosts, base: &Path, flags: &[&str]) -> Vec<Node> {
     nodes
 }
 
-/// Whether all that a node sends to some others goes this way.
-async fn all_go(way: PathType, from: &Node, to: &[&Node]) -> bool {
-    let report = from.client().node_report(NodeId(from.id)).await;
-    let report = report.unwrap_or_else(|error| panic!("node {}: {error}\n{}", from.id, from.log()));
-    to.iter().all(|node| {
-        let path = report.peers.iter().find(|path| path.node_id.0 == node.id);
-        path.is_some_and(|path| path.path_type == Some(way) && path.rtt_us.is_some())
-    })
-}
-
-/// Whether all of these reach each other this way.
-async fn all_meet(way: PathType, nodes: &[Node]) -> bool {
-    for from in nodes {
-        let others: Vec<&Node> = nodes.iter().filter(|node| node.id != from.id).collect();
-        if !all_go(way, from, &others).await {
-            return false;
-        }
-    }
-    true
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn with_direct_paths_cut_the_cluster_works_through_its_own_relay_and_returns() {
     let Some(hosts) = Hosts::make(4, "with_direct_paths_cut_the_cluster_works_through_its_own_relay") else {
         return;
     };
-    let dir = tempfile::tempdir().unwrap();
+    let dir = hosts.dir();
     let nodes = around_one_relay(&hosts, dir.path(), &["--network-profile", "wan"]);
     let mut cluster = Cluster::form(dir, nodes).await;
     // The relay's own node is to have no part in what the others say to each other.
@@ -112,7 +91,7 @@ async fn a_relay_only_cluster_works_and_a_new_node_joins_it_with_a_ticket() {
     for (one, other) in [(1, 2), (1, 3), (2, 3)] {
         hosts.cut_between(one, other);
     }
-    let dir = tempfile::tempdir().unwrap();
+    let dir = hosts.dir();
     let flags = ["--network-profile", "wan", "--iroh-paths", "relay"];
     let mut nodes = around_one_relay(&hosts, dir.path(), &flags);
     let newcomer = nodes.pop().expect("there is a fourth node");
@@ -192,7 +171,7 @@ fn refusal(host: &Host, url: &str, key: SecretKey) -> Option<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_relay_admits_members_only() {
     let Some(hosts) = Hosts::make(3, "the_relay_admits_members_only") else { return };
-    let dir = tempfile::tempdir().unwrap();
+    let dir = hosts.dir();
     let client_key = SecretKey::generate();
     let admitted = client_key.public().to_string();
     let nodes = around_one_relay(&hosts, dir.path(), &["--client-key", &admitted]);

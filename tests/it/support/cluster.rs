@@ -55,7 +55,7 @@ impl Cluster {
 
     /// The same with each node on a host of its own, as many as there are hosts for.
     pub async fn start_on(hosts: &Hosts, count: u64, flags: &[&str]) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory can be made");
+        let dir = hosts.dir();
         let nodes =
             (1..=count).zip(hosts.iter()).map(|(id, host)| host.node(id, dir.path(), flags)).collect();
         Self::form(dir, nodes).await

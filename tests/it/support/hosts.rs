@@ -5,6 +5,9 @@
 //! `ip` of iproute2; without them the tests that need hosts say that they were skipped.
 //!
 //! What is cut is cut silently: packets go and never come, and no cable is seen to be pulled.
+//!
+//! The data of their nodes is in memory: what is measured here is the network, and a disk that others keep busy
+//! makes a sync, and with it each write and each start, take seconds.
 
 mod door;
 mod namespace;
@@ -13,8 +16,11 @@ use std::net::Ipv4Addr;
 use std::ops::{Index, IndexMut};
 use std::path::Path;
 
+use tempfile::TempDir;
+
 pub use self::door::Door;
 use self::namespace::Namespace;
+use super::disk::Disk;
 use super::node::Node;
 use super::skipped;
 
@@ -24,10 +30,16 @@ const NOBODY: &str = "02:00:00:00:00:01";
 /// How many hosts a network has room for.
 const HOSTS_MAX_COUNT: u8 = 50;
 
+/// What the nodes of a test may write, far above what they do.
+const DISK_OPTIONS: &str = "size=512m";
+
 /// Some hosts and what joins them, all of which go when this is dropped. Counted from 0.
 pub struct Hosts {
     hosts: Vec<Host>,
     switch: Namespace,
+    /// Unmounted before its place goes.
+    _disk: Disk,
+    place: TempDir,
 }
 
 /// One host.
@@ -63,10 +75,17 @@ impl Hosts {
                 return None;
             }
         };
+        let place = tempfile::tempdir().expect("a temporary directory can be made");
+        let disk = Disk::mount(place.path(), DISK_OPTIONS, test)?;
         let hosts = (1..=count).map(|number| Host::make(number, switch.name())).collect();
-        let mut hosts = Self { hosts, switch };
+        let mut hosts = Self { hosts, switch, _disk: disk, place };
         hosts.add_network();
         Some(hosts)
+    }
+
+    /// A new directory in memory, for nodes that end before the hosts do.
+    pub fn dir(&self) -> TempDir {
+        TempDir::new_in(self.place.path()).expect("a directory can be made in memory")
     }
 
     /// All hosts.
