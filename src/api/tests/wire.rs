@@ -32,7 +32,7 @@ async fn garbage_ends_its_own_connection_and_no_other() {
     let (address, shutdown, served) = start(FakeStore::default()).await;
     let answer = exchange(address, b"\x16\x03\x01\x02\x00\x01\x00garbage\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
-    let answer = exchange(address, b"GET /livez HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+    let answer = exchange(address, b"GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with(r#"{"alive":true}"#), "{answer}");
     shutdown.cancel();
     served.await.unwrap();
@@ -43,7 +43,7 @@ async fn refusal_of_a_body_arrives_although_the_body_was_still_being_sent() {
     let (address, shutdown, served) = start(FakeStore::default()).await;
     let body = vec![b' '; 10_000_000];
     let head = format!(
-        "POST /write HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        "POST /write HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
     let answer = exchange(address, &[head.as_bytes(), &body].concat()).await;
@@ -58,7 +58,7 @@ async fn silent_connection_is_closed_in_time() {
     let mut silent = TcpStream::connect(address).await.unwrap();
     silent.write_all(b"GET /livez HT").await.unwrap();
     let mut idle = TcpStream::connect(address).await.unwrap();
-    idle.write_all(b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    idle.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
     let mut first = [0; 12];
     idle.read_exact(&mut first).await.unwrap();
     assert_eq!(&first, b"HTTP/1.1 200");
@@ -77,7 +77,7 @@ async fn stopping_waits_for_requests_in_work_but_not_for_ever() {
     let request = tokio::spawn(async move {
         let body = r#"{"get":{"key":"a"}}"#;
         let head = format!(
-            "POST /read HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            "POST /read HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         );
         exchange(address, head.as_bytes()).await

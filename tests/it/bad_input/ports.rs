@@ -116,8 +116,8 @@ fn garbage_on_the_http_port_is_answered_with_400_and_nothing_else_suffers() {
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 a TLS hello\r\n\r\n".to_vec(),
         b"GET\r\n\r\n".to_vec(),
         b"GET / HTTP/9.9\r\n\r\n".to_vec(),
-        b"POST /write HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n".to_vec(),
-        b"POST /write HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello".to_vec(),
+        b"POST /write HTTP/1.1\r\nhost: localhost\r\ncontent-length: -1\r\n\r\n".to_vec(),
+        b"POST /write HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello".to_vec(),
     ] {
         let answer = String::from_utf8_lossy(&exchange(addr, &bytes)).into_owned();
         assert!(answer.starts_with("HTTP/1.1 400") || answer.is_empty(), "{answer}");
@@ -149,8 +149,8 @@ fn silent_connections_and_half_requests_stop_nobody_else() {
     let halves: [&[u8]; 4] = [
         b"",
         b"GET /liv",
-        b"POST /write HTTP/1.1\r\nhost: x\r\ncontent-ty",
-        b"POST /write HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{",
+        b"POST /write HTTP/1.1\r\nhost: localhost\r\ncontent-ty",
+        b"POST /write HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{",
     ];
     let silent: Vec<TcpStream> = (0..COUNT)
         .map(|index| {
