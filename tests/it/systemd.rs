@@ -122,5 +122,13 @@ fn a_hangup_has_the_settings_read_again_and_bad_ones_change_nothing() {
 
     write("log_filter = \"info\"\n[kv]\nhistory_revisions = 5000\n");
     reload(&node, "the log filter is 'info' now, and was 'debug'");
+
+    let key = "8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c";
+    assert!(!node.get("/peers").body.contains(key));
+    write(&format!(
+        "log_filter = \"info\"\n[[peers]]\nnode_id = 2\npublic_key = \"{key}\"\naddresses = [\"127.0.0.1:9\"]\n"
+    ));
+    reload(&node, "these take effect with the next start: kv.history_revisions");
+    assert!(node.get("/peers").body.contains(key), "a further peer is known at once");
     assert!(node.terminate().success());
 }

@@ -32,7 +32,8 @@ async fn garbage_ends_its_own_connection_and_no_other() {
     let (address, shutdown, served) = start(FakeStore::default()).await;
     let answer = exchange(address, b"\x16\x03\x01\x02\x00\x01\x00garbage\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
-    let answer = exchange(address, b"GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await;
+    let answer =
+        exchange(address, b"GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with(r#"{"alive":true}"#), "{answer}");
     shutdown.cancel();
     served.await.unwrap();

@@ -117,7 +117,8 @@ fn garbage_on_the_http_port_is_answered_with_400_and_nothing_else_suffers() {
         b"GET\r\n\r\n".to_vec(),
         b"GET / HTTP/9.9\r\n\r\n".to_vec(),
         b"POST /write HTTP/1.1\r\nhost: localhost\r\ncontent-length: -1\r\n\r\n".to_vec(),
-        b"POST /write HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello".to_vec(),
+        b"POST /write HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello"
+            .to_vec(),
     ] {
         let answer = String::from_utf8_lossy(&exchange(addr, &bytes)).into_owned();
         assert!(answer.starts_with("HTTP/1.1 400") || answer.is_empty(), "{answer}");
