@@ -27,6 +27,7 @@ use crate::telemetry::LogFormat;
 mod check;
 mod error;
 pub mod flags;
+mod hiqlite;
 mod keys;
 mod layers;
 mod peer;
@@ -37,6 +38,7 @@ mod tests;
 
 pub use error::{ConfigError, Origin};
 pub use flags::Flags;
+pub use hiqlite::{HiqliteConfig, HiqliteMode, HiqliteTls};
 use keys::{KEYS, Key};
 use layers::Layer;
 pub use peer::PeerSetting;
@@ -96,6 +98,8 @@ pub struct Config {
     pub storage_options: StorageOptions,
     /// Settings of the key-value store.
     pub kv: KvConfig,
+    /// Settings of the control backend `hiqlite`.
+    pub hiqlite: HiqliteConfig,
     /// Where systemd put the unit's credentials; from `$CREDENTIALS_DIRECTORY` alone.
     #[serde(skip)]
     pub credentials_dir: Option<PathBuf>,

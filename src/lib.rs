@@ -9,6 +9,7 @@
 //! | [`storage`] | log, state machine, snapshots and metadata, on redb or in memory |
 //! | `cluster` | actors of all nodes: sessions between them, and an agent on each for operators |
 //! | `transport` | the iroh endpoint, admission, the wire protocol, openraft's network, clients over iroh |
+//! | `hiqlite` | the second control backend, with the feature of that name |
 //! | `api` | the HTTP interface |
 //! | `cli` | the command line `aspen`, on the client library |
 //! | `node` | identity, supervision, start and stop |
@@ -18,7 +19,7 @@
 //! # The layer rule
 //!
 //! `bin -> node -> {api, cluster -> transport} -> kv -> raft -> storage -> {kv::types, raft::{types, runtime}, limits}`.
-//! Beside them, `bin -> cli -> bench -> {transport, kv}`. A layer uses only what stands to its right.
+//! Beside them, `bin -> cli -> bench -> {transport, kv}` and `node -> hiqlite -> kv`. A layer uses only what stands to its right.
 //! `raft` never imports iroh, `storage` imports only openraft's storage traits, `api` never touches Raft.
 //! `tests/it/layers.rs` enforces the rule.
 //!
@@ -34,6 +35,8 @@ pub mod cli;
 pub mod cluster;
 #[cfg(feature = "net")]
 pub mod config;
+#[cfg(feature = "hiqlite")]
+pub mod hiqlite;
 pub mod kv;
 pub mod limits;
 #[cfg(feature = "net")]

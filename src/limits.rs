@@ -761,6 +761,44 @@ pub const HISTORY_MAX_REVISIONS: u64 = 1_000_000_000;
 pub const METRICS_UPKEEP_INTERVAL_MS: u64 = 5_000;
 
 const _: () = assert!(STREAM_IDLE_MS * 2 < PURGED_READ_WAIT_MS);
+/// A file of Hiqlite's log. An entry must fit into one: a command, with the statement around it.
+pub const HIQLITE_WAL_BYTES: u32 = 8 * 1024 * 1024;
+
+/// Applied entries after which Hiqlite makes a snapshot.
+pub const HIQLITE_SNAPSHOT_EVERY_ENTRIES: u64 = 10_000;
+
+/// Silence of a majority after which a leader of Hiqlite leads nobody: its longest election timeout.
+pub const HIQLITE_QUORUM_LOST_AFTER_MS: u64 = 3_000;
+
+/// Time to connect to a node of a Hiqlite cluster.
+pub const HIQLITE_CONNECT_TIMEOUT_MS: u64 = 1_000;
+
+/// Time in which a node of a Hiqlite cluster must answer that it is there.
+pub const HIQLITE_PING_TIMEOUT_MS: u64 = 2_000;
+
+/// Pause between two looks at a Hiqlite cluster that this process is a client of.
+pub const HIQLITE_POLL_INTERVAL_MS: u64 = 500;
+
+/// Pause between two looks at this process's own metrics while a change in them is waited for.
+pub const HIQLITE_LOOK_INTERVAL_MS: u64 = 20;
+
+/// Pause between two attempts of a read or write.
+pub const HIQLITE_RETRY_PAUSE_MS: u64 = 20;
+
+/// Longest answer of a management call. Metrics of a large cluster take some ten kilobytes.
+pub const HIQLITE_ANSWER_MAX_BYTES: usize = 1024 * 1024;
+
+/// What is repeated of an answer that is no JSON.
+pub const HIQLITE_REASON_MAX_CHARS: usize = 200;
+
+/// Shortest secret that Hiqlite takes.
+pub const HIQLITE_SECRET_MIN_BYTES: usize = 16;
+
+/// Time for a Hiqlite node to stop. It takes ten seconds on purpose, in which clients turn away from it.
+pub const HIQLITE_STOP_TIMEOUT_MS: u64 = 21_000;
+
+const _: () = assert!(COMMAND_MAX_BYTES * 2 < HIQLITE_WAL_BYTES as usize);
+const _: () = assert!(HIQLITE_PING_TIMEOUT_MS < REQUEST_TIMEOUT_MS);
 const _: () = assert!(VALUE_MAX_BYTES + KEY_MAX_BYTES < COMMAND_MAX_BYTES);
 const _: () = assert!(COMMAND_MAX_BYTES * 2 < APPEND_BATCH_MAX_BYTES);
 const _: () = assert!((APPEND_BATCH_MAX_BYTES as u64) * 2 < WIRE_MESSAGE_MAX_BYTES);

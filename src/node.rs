@@ -11,6 +11,8 @@ pub mod data_dir;
 mod error;
 mod free_space;
 mod ground;
+#[cfg(feature = "hiqlite")]
+mod hiqlite;
 mod host;
 pub mod identity;
 pub mod join;
@@ -89,6 +91,10 @@ pub async fn run(
     stop: CancellationToken,
     announce: impl FnOnce(&Banner),
 ) -> Result<(), NodeError> {
+    #[cfg(feature = "hiqlite")]
+    if around.settings.config.control_backend == crate::config::ControlBackend::Hiqlite {
+        return Box::pin(hiqlite::run(around, stop, announce)).await;
+    }
     // The parts go on while this node, which was told to stop, hands the leadership over.
     let parts_stop = CancellationToken::new();
     let node = Node::start(around, &stop, parts_stop.clone()).await?;
@@ -287,7 +293,7 @@ impl Node {
             book,
             cluster: cluster.clone(),
         });
-        if let Some(systemd) = Systemd::find(started.raft.clone(), cluster.clone(), logs) {
+        if let Some(systemd) = Systemd::find(Some(started.raft.clone()), cluster.clone(), logs) {
             parts.systemd(systemd);
         }
 
@@ -326,6 +332,7 @@ impl Node {
             status: self.cluster.status(),
             in_memory: self.config.storage == Storage::Memory,
             makes_no_cluster: self.config.bootstrap == Bootstrap::Static || self.joins,
+            hiqlite: None,
         }
     }
 

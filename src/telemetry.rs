@@ -25,7 +25,7 @@ use self::recent::RecentProblems;
 /// and of libraries what is wrong. openraft and ractor_cluster warn of each lost connection again and again,
 /// which the transport has said once already. The server of relays has an error of each connection that brings
 /// nonsense.
-pub const DEFAULT_FILTER: &str = "warn,aspen=info,aspen_node=info,openraft=error,ractor_cluster=error,iroh=error,iroh::socket=off,iroh_relay::server=off,noq_proto=error";
+pub const DEFAULT_FILTER: &str = "warn,aspen=info,aspen_node=info,openraft=error,ractor_cluster=error,iroh=error,iroh::socket=off,iroh_relay::server=off,noq_proto=error,hiqlite=error,hiqlite::init=off";
 
 /// How logs are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

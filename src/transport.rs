@@ -35,7 +35,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 pub mod ticket;
-mod tls;
+pub mod tls;
 pub mod vouching;
 mod whereabouts;
 

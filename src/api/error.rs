@@ -62,6 +62,7 @@ impl ApiError {
             Self::Cluster(error) => cluster_status(error),
             Self::Agent(error) => agent_status(error),
             Self::Peer(PeerError::BadTicket { .. }) => StatusCode::BAD_REQUEST,
+            Self::Peer(PeerError::UnsupportedByBackend { .. }) => StatusCode::NOT_IMPLEMENTED,
             Self::Peer(PeerError::NotSaved { .. }) | Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Form(FormError::Limit { error, .. }) => kv_status(error),
             Self::Form(FormError::NotUtf8 { .. }) => StatusCode::NOT_ACCEPTABLE,
@@ -161,7 +162,7 @@ fn agent_details(error: &AgentError) -> Vec<(&'static str, Value)> {
         | AgentError::NotUnderstood { node_id, .. }
         | AgentError::NotHandedOver { node_id, .. }
         | AgentError::Failed { node_id, .. } => vec![("node_id", node_id.0.into())],
-        AgentError::BadLogFilter { .. } => Vec::new(),
+        AgentError::BadLogFilter { .. } | AgentError::UnsupportedByBackend { .. } => Vec::new(),
     }
 }
 
@@ -185,6 +186,7 @@ fn kv_status(error: &KvError) -> StatusCode {
         | KvError::NotInitialized
         | KvError::Recovering
         | KvError::Overloaded { .. }
+        | KvError::Contended { .. }
         | KvError::BackupsFull { .. }
         | KvError::Stopping { .. } => StatusCode::SERVICE_UNAVAILABLE,
         KvError::OutcomeUnknown { .. } => StatusCode::GATEWAY_TIMEOUT,
@@ -204,6 +206,7 @@ fn agent_status(error: &AgentError) -> StatusCode {
             StatusCode::BAD_GATEWAY
         }
         AgentError::NoAnswer { .. } | AgentError::NotDone { .. } => StatusCode::GATEWAY_TIMEOUT,
+        AgentError::UnsupportedByBackend { .. } => StatusCode::NOT_IMPLEMENTED,
     }
 }
 

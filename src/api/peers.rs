@@ -56,6 +56,12 @@ pub enum PeerError {
         /// What failed.
         reason: String,
     },
+    /// The chosen control backend knows no peers beside its members.
+    #[error("the control backend '{backend}' has no peers beside its members")]
+    UnsupportedByBackend {
+        /// The backend.
+        backend: String,
+    },
 }
 
 impl PeerError {
@@ -63,6 +69,7 @@ impl PeerError {
         match self {
             Self::BadTicket { .. } => "bad_ticket",
             Self::NotSaved { .. } => "peers_not_saved",
+            Self::UnsupportedByBackend { .. } => "unsupported_by_backend",
         }
     }
 
@@ -72,6 +79,7 @@ impl PeerError {
                 "copy the other node's ticket anew: `aspen ticket` there, or the file 'endpoint' in its data directory"
             }
             Self::NotSaved { .. } => "look at the node's log and its disk",
+            Self::UnsupportedByBackend { .. } => "add it as a learner, or use the control backend 'raft'",
         }
     }
 }

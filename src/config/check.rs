@@ -7,7 +7,7 @@ use figment::value::Value;
 
 use super::error::{ConfigError, Origin};
 use super::secret_file::{self, Secret};
-use super::{Config, ControlBackend, HTTP_TOKEN_CREDENTIAL, Loaded, Paths, PeerSetting, Relay, keys, print};
+use super::{Config, ControlBackend, HTTP_TOKEN_CREDENTIAL, Loaded, Paths, PeerSetting, Relay, hiqlite, keys, print};
 use crate::kv::types::Peer;
 use crate::limits;
 use crate::telemetry;
@@ -44,7 +44,7 @@ pub(super) fn check(
     )?;
     within(loaded, "kv.history_revisions", config.kv.history_revisions, 1..=limits::HISTORY_MAX_REVISIONS)?;
     if config.control_backend == ControlBackend::Hiqlite {
-        return Err(ConfigError::BackendNotBuiltIn { origin: loaded.origin("control_backend") });
+        hiqlite::check(loaded)?;
     }
     check_relay(loaded)?;
     check_http(loaded)?;
@@ -227,11 +227,11 @@ fn within(
 
 impl Loaded {
     /// The layer that set a key.
-    fn origin(&self, key: &str) -> Origin {
+    pub(super) fn origin(&self, key: &str) -> Origin {
         self.values.get(key).map_or(Origin::Default, |(_, origin)| origin.clone())
     }
 
-    fn refused(&self, key: &'static str, reason: String) -> ConfigError {
+    pub(super) fn refused(&self, key: &'static str, reason: String) -> ConfigError {
         let known = keys::find(key).expect("only known keys are checked");
         ConfigError::BadValue {
             key,

@@ -152,6 +152,35 @@ pub enum ConfigError {
         /// Who set it.
         origin: Origin,
     },
+    /// A secret of Hiqlite that nobody gave.
+    #[error(
+        "{key} is not set, and there is no credential {credential}: nodes and clients of a Hiqlite cluster prove that they know it. Set it to a file of mode 0600, the same on all of them"
+    )]
+    HiqliteSecretMissing {
+        /// The key.
+        key: &'static str,
+        /// The credential.
+        credential: &'static str,
+    },
+    /// A file of a secret of Hiqlite that cannot be used.
+    #[error("{key} is refused: {source}")]
+    HiqliteSecret {
+        /// The key.
+        key: &'static str,
+        /// What is wrong with the file.
+        source: SecretFileError,
+    },
+    /// A secret that Hiqlite does not take.
+    #[error(
+        "{key} = {}, is refused: a secret of Hiqlite is one line of {} or more visible ASCII characters without spaces",
+        path.display(), crate::limits::HIQLITE_SECRET_MIN_BYTES
+    )]
+    HiqliteSecretUnfit {
+        /// The key.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+    },
 }
 
 fn did_you_mean(nearest: &Option<String>) -> String {

@@ -185,6 +185,38 @@ pub(super) const KEYS: &[Key] = &[
         Default::Number(HISTORY_DEFAULT_REVISIONS),
         "1 to 1000000000 revisions",
     ),
+    Key::new("hiqlite.mode", Kind::Text, Default::Text("embedded"), "embedded or remote"),
+    Key::new(
+        "hiqlite.raft_addr",
+        Kind::Text,
+        Default::Text("127.0.0.1:4602"),
+        "an IP address and a TCP port that the other nodes reach, such as 10.0.0.1:4602",
+    ),
+    Key::new(
+        "hiqlite.api_addr",
+        Kind::Text,
+        Default::Text("127.0.0.1:4603"),
+        "an IP address and a TCP port that the other nodes reach, such as 10.0.0.1:4603",
+    ),
+    Key::new(
+        "hiqlite.nodes",
+        Kind::List,
+        Default::EmptyList,
+        "API addresses of the nodes of a Hiqlite cluster, each a host and a port",
+    ),
+    Key::new(
+        "hiqlite.secret_raft_file",
+        Kind::Text,
+        Default::Unset,
+        "the path of a file of mode 0600 with 16 or more visible ASCII characters",
+    ),
+    Key::new(
+        "hiqlite.secret_api_file",
+        Kind::Text,
+        Default::Unset,
+        "the path of a file of mode 0600 with 16 or more visible ASCII characters",
+    ),
+    Key::new("hiqlite.tls", Kind::Text, Default::Text("off"), "off, self-signed or verified"),
 ];
 
 /// Names of the environment that begin with `ASPEN_` and are no settings: the file of settings, and

@@ -431,9 +431,37 @@ fn a_filter_that_makes_no_sense_is_refused() {
     Given::flags(&["--log-filter", "aspen=loud"]).refused(&["log_filter", "aspen=loud", "trace"]);
 }
 
+#[cfg(not(feature = "hiqlite"))]
 #[test]
 fn a_backend_that_is_not_built_in_says_so() {
     Given::flags(&["--control-backend", "hiqlite"]).refused(&["hiqlite", "--control-backend", "not built"]);
+}
+
+#[cfg(feature = "hiqlite")]
+#[test]
+fn settings_of_hiqlite_that_no_node_could_run_with_are_refused() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, "SixteenOrMoreCharacters").unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let secret = secret.display();
+    let with = |lines: &str| -> Given {
+        let text = format!(
+            "control_backend = 'hiqlite'\n[hiqlite]\nsecret_api_file = '{secret}'\nsecret_raft_file = '{secret}'\n{lines}"
+        );
+        Given::file(text.leak())
+    };
+    assert!(with("").load().is_ok());
+    assert!(with("mode = 'remote'\nnodes = ['db.example:1', '[::1]:2']\ntls = 'verified'").load().is_ok());
+    with("raft_addr = '0.0.0.0:1'").refused(&["hiqlite.raft_addr", "could not reach it"]);
+    with("api_addr = '127.0.0.1:4602'").refused(&["hiqlite.api_addr", "hiqlite.raft_addr"]);
+    with("tls = 'verified'").refused(&["hiqlite.tls", "no authority"]);
+    with("mode = 'remote'").refused(&["hiqlite.nodes", "no node is named"]);
+    with("mode = 'remote'\nnodes = ['db/x:1']").refused(&["hiqlite.nodes", "db/x:1"]);
+    with("mode = 'both'").refused(&["hiqlite.mode", "embedded or remote"]);
+    Given::flags(&["--control-backend", "hiqlite"]).refused(&["hiqlite.secret_api_file", "credential"]);
 }
 
 #[test]

@@ -19,7 +19,8 @@ pub use agent::{
     NodeReport, NodeView, PathType, PeerPath, SnapshotMade,
 };
 pub use cluster::{
-    ClusterStatus, DiskState, DiskStatus, Member, MembershipChange, MembershipChanged, NodeState, Peer, Role,
+    BackendAddresses, ClusterStatus, DiskState, DiskStatus, Member, MembershipChange, MembershipChanged,
+    NodeState, Peer, Role,
 };
 pub use command::{
     Command, Compare, CompareOp, CompareTarget, OpResult, SessionId, SessionTag, Txn, TxnOp, WriteOp,

@@ -21,18 +21,25 @@ pub struct Banner {
     pub in_memory: bool,
     /// Whether it comes to a cluster by itself, and makes none at anybody's word.
     pub makes_no_cluster: bool,
+    /// How it takes part in a Hiqlite cluster, where that is its backend.
+    pub hiqlite: Option<String>,
 }
 
 impl fmt::Display for Banner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { peer, http_addr, data_dir, status, in_memory, makes_no_cluster } = self;
-        let addresses: Vec<String> = peer.info.addresses.iter().map(ToString::to_string).collect();
+        let Self { peer, http_addr, data_dir, status, in_memory, makes_no_cluster, hiqlite } = self;
         writeln!(f, "Aspen {} — node {}", env!("CARGO_PKG_VERSION"), peer.node_id)?;
-        writeln!(f, "  public key  {}", peer.info.public_key)?;
-        writeln!(f, "  HTTP API    http://{http_addr}")?;
-        match (addresses.is_empty(), &peer.info.relay_url) {
-            (true, Some(relay)) => writeln!(f, "  iroh        by relay alone, {relay}")?,
-            (..) => writeln!(f, "  iroh (UDP)  {}", addresses.join(", "))?,
+        if let Some(hiqlite) = hiqlite {
+            writeln!(f, "  hiqlite     {hiqlite}")?;
+            writeln!(f, "  HTTP API    http://{http_addr}")?;
+        } else {
+            let addresses: Vec<String> = peer.info.addresses.iter().map(ToString::to_string).collect();
+            writeln!(f, "  public key  {}", peer.info.public_key)?;
+            writeln!(f, "  HTTP API    http://{http_addr}")?;
+            match (addresses.is_empty(), &peer.info.relay_url) {
+                (true, Some(relay)) => writeln!(f, "  iroh        by relay alone, {relay}")?,
+                (..) => writeln!(f, "  iroh (UDP)  {}", addresses.join(", "))?,
+            }
         }
         writeln!(f, "  data        {}", data_dir.display())?;
         writeln!(f, "  state       {}", status.detail)?;

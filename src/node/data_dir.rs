@@ -15,8 +15,11 @@ pub const ENDPOINT_FILE_NAME: &str = "endpoint";
 
 const LOCK_FILE_NAME: &str = "lock";
 
+/// The directory of an embedded Hiqlite node. The name must stay stable.
+pub const HIQLITE_DIR: &str = "hiqlite";
+
 /// Names by which a directory is known as Aspen's. They must stay stable.
-const OWN_NAMES: &[&str] = &["metadata.redb", "raft.redb", "state.redb", SECRET_KEY_FILE_NAME];
+const OWN_NAMES: &[&str] = &["metadata.redb", "raft.redb", "state.redb", SECRET_KEY_FILE_NAME, HIQLITE_DIR];
 
 /// Names that Aspen, or a new file system, has too, but that say nothing on their own.
 const NEUTRAL_NAMES: &[&str] =

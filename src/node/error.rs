@@ -136,6 +136,25 @@ pub enum NodeError {
     /// The first cluster could not be made.
     #[error("the node could not make a cluster of its own: {0}")]
     Bootstrap(ClusterError),
+    /// The directory is another backend's.
+    #[error(
+        "{} holds {holds} of the control backend {backend}, whose writes this one would not have: give this node a directory of its own, or start it with that backend",
+        dir.display()
+    )]
+    OtherBackend {
+        /// The data directory.
+        dir: PathBuf,
+        /// What is there.
+        holds: &'static str,
+        /// Whose it is.
+        backend: &'static str,
+    },
+    /// Settings or a directory of the control backend `hiqlite`.
+    #[error("{0}")]
+    Hiqlite(String),
+    /// A secret of it.
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
     /// A part failed while the node ran.
     #[error("{0}")]
     PartFailed(String),

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::data_dir::DataDir;
+use super::data_dir::{DataDir, HIQLITE_DIR};
 use super::error::NodeError;
 use super::identity::Identity;
 use super::join::{ComeIn, ComeInError};
@@ -43,6 +43,10 @@ impl Ground {
         asked_to_stop: &CancellationToken,
     ) -> Result<Self, NodeError> {
         let data_dir = DataDir::open(&config.data_dir)?;
+        if data_dir.path().join(HIQLITE_DIR).exists() {
+            let (dir, backend) = (data_dir.path().to_owned(), "hiqlite");
+            return Err(NodeError::OtherBackend { dir, holds: HIQLITE_DIR, backend });
+        }
         let identity = Identity::resolve(
             data_dir.path(),
             config.secret_key_file.as_deref(),

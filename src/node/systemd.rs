@@ -14,7 +14,6 @@ use sd_notify::NotifyState;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::kv::interface::ClusterController;
-use crate::kv::service::cluster::RaftCluster;
 use crate::kv::types::{ClusterStatus, NodeState};
 use crate::limits;
 use crate::raft::RaftHandle;
@@ -44,15 +43,20 @@ pub fn stopping() {
 /// Keeps systemd told what the node does, and that it is alive.
 #[derive(Clone)]
 pub(super) struct Systemd {
-    raft: RaftHandle,
-    cluster: Arc<RaftCluster>,
+    /// Absent where a library has a core of its own: then the node is alive while it can say so.
+    raft: Option<RaftHandle>,
+    cluster: Arc<dyn ClusterController>,
     logs: LogControl,
     watchdog: Option<Duration>,
 }
 
 impl Systemd {
     /// None where the process was not started by systemd with `Type=notify`.
-    pub(super) fn find(raft: RaftHandle, cluster: Arc<RaftCluster>, logs: LogControl) -> Option<Self> {
+    pub(super) fn find(
+        raft: Option<RaftHandle>,
+        cluster: Arc<dyn ClusterController>,
+        logs: LogControl,
+    ) -> Option<Self> {
         env::var_os(NOTIFY_SOCKET)?;
         Some(Self { raft, cluster, logs, watchdog: sd_notify::watchdog_enabled() })
     }
@@ -85,8 +89,11 @@ impl Systemd {
     }
 
     async fn say_alive(&self, bound: Duration) {
+        let Some(raft) = &self.raft else {
+            return notify(&[NotifyState::Watchdog]);
+        };
         let asked = Instant::now();
-        match tokio::time::timeout(bound, self.raft.with_raft_state(|_| ())).await {
+        match tokio::time::timeout(bound, raft.with_raft_state(|_| ())).await {
             Ok(Ok(())) => notify(&[NotifyState::Watchdog]),
             // Raft has ended; its actor says why, and ends the node.
             Ok(Err(_)) => {}

@@ -128,6 +128,7 @@ pub(super) fn status(state: NodeState) -> ClusterStatus {
         node_id: NodeId(node_id),
         role,
         info: NodeInfo { addresses: vec![address.parse().unwrap()], ..NodeInfo::default() },
+        backend: None,
         matched_index: None,
         last_heard_ms: None,
     };

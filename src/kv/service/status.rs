@@ -147,5 +147,5 @@ fn member(metrics: &Metrics, voters: &[NodeId], node_id: NodeId, info: &NodeInfo
         .and_then(|heartbeat| heartbeat.get(&node_id))
         .and_then(|heard| heard.as_ref())
         .and_then(|heard| u64::try_from(Instant::elapsed(&**heard).as_millis()).ok());
-    Member { node_id, role, info: info.clone(), matched_index, last_heard_ms }
+    Member { node_id, role, info: info.clone(), backend: None, matched_index, last_heard_ms }
 }

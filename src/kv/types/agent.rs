@@ -298,6 +298,12 @@ pub enum AgentError {
         /// Why.
         reason: String,
     },
+    /// The chosen control backend has no agents.
+    #[error("the control backend '{backend}' has no agents on its nodes")]
+    UnsupportedByBackend {
+        /// The backend.
+        backend: String,
+    },
 }
 
 impl AgentError {
@@ -315,6 +321,7 @@ impl AgentError {
             Self::NotHandedOver { .. } => "not_handed_over",
             Self::NotDone { .. } => "not_done",
             Self::Failed { .. } => "node_failed",
+            Self::UnsupportedByBackend { .. } => "unsupported_by_backend",
         }
     }
 
@@ -330,6 +337,7 @@ impl AgentError {
             Self::NotLeading { .. } => "ask the node that leads",
             Self::NotAVoter { .. } => "name a voter other than the leader; GET /cluster lists them",
             Self::NotHandedOver { .. } => "see with `aspen member list` which voters answer, and try again",
+            Self::UnsupportedByBackend { .. } => "use the control backend 'raft' for it",
             Self::Failed { .. } => "do what the reason says; the node's log may say more",
         }
     }

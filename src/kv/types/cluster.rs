@@ -127,6 +127,15 @@ pub struct DiskStatus {
     pub sync_ms: u64,
 }
 
+/// Where a node of a backend with addresses of its own listens: a host and a port each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendAddresses {
+    /// For the other nodes.
+    pub raft_addr: String,
+    /// For clients and management.
+    pub api_addr: String,
+}
+
 /// One member as another node sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
@@ -137,6 +146,9 @@ pub struct Member {
     /// Its key and addresses.
     #[serde(flatten)]
     pub info: NodeInfo,
+    /// Where the backend `hiqlite` reaches it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<BackendAddresses>,
     /// The last log index known to be on its disk; only a leader knows.
     pub matched_index: Option<u64>,
     /// Time since the leader last heard from it, in milliseconds; only a leader knows.

@@ -206,6 +206,12 @@ pub enum KvError {
         "a restore replaces all keys, and a client over iroh, which may read and write them, may not do that"
     )]
     NotOverIroh,
+    /// Other writes came between, again and again. Nothing was changed.
+    #[error("for {waited_ms} ms other writes kept changing the keys that this one depends on")]
+    Contended {
+        /// How long it was tried.
+        waited_ms: u64,
+    },
 }
 
 impl KvError {
@@ -239,6 +245,7 @@ impl KvError {
             Self::BadRestore { .. } => "bad_restore",
             Self::NotForClients => "not_for_clients",
             Self::NotOverIroh => "not_over_iroh",
+            Self::Contended { .. } => "contended",
         }
     }
 
@@ -264,7 +271,7 @@ impl KvError {
                 "send it again with the same session and sequence, or read the keys to see whether it took effect"
             }
             Self::NotInitialized => "POST /init here, or add this node to a cluster from one of its members",
-            Self::Recovering | Self::Overloaded { .. } => "try again in a moment",
+            Self::Recovering | Self::Overloaded { .. } | Self::Contended { .. } => "try again in a moment",
             Self::Stopping { .. } => "use another member, or this one once it is back",
             Self::Storage { .. } => "look at the node's log and its disk",
             Self::UnsupportedByBackend { .. } => "use the control backend 'raft' for it",
@@ -296,6 +303,7 @@ impl KvError {
                 | Self::NotInitialized
                 | Self::Recovering
                 | Self::Overloaded { .. }
+                | Self::Contended { .. }
                 | Self::Stopping { .. }
         )
     }
