@@ -2,7 +2,9 @@
 # Five nodes over iroh on loopback: form a cluster, write, lose the leader to kill -9, write on, catch up.
 #
 #   scripts/aspen-cluster-smoke.sh [--nodes N] [--keep] [-- FLAG…]
+#   scripts/aspen-cluster-smoke.sh --control-backend hiqlite [--hiqlite-cluster DIR]
 #
+# With a DIR of run-hiqlite-cluster.sh the nodes are clients of that cluster, which loses its leader.
 # Flags behind `--` go to every aspen-node (for example `-- --log-filter debug`). Each phase prints one
 # line; the last one is PASS, or the failing phase with the ends of the logs. docs/cluster-smoke.md
 # explains what it does and how to read it.
@@ -10,20 +12,35 @@ set -euo pipefail
 
 cd "$(dirname "$0")/.."
 
-nodes=5
+nodes=
 keep=no
+backend=raft
+# Where the nodes are clients of a Hiqlite cluster: its directory.
+cluster=
 node_flags=()
 while [ $# -gt 0 ]; do
   case $1 in
     --nodes) nodes=$2; shift 2 ;;
     --keep) keep=yes; shift ;;
+    --control-backend) backend=$2; shift 2 ;;
+    --hiqlite-cluster) cluster=$2; shift 2 ;;
     --) shift; node_flags=("$@"); break ;;
-    -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) node_flags=("$@"); break ;;
   esac
 done
+case $backend in raft | hiqlite) ;; *) echo "--control-backend is raft or hiqlite, not '$backend'" >&2; exit 2 ;; esac
+: "${nodes:=$([ "$backend" = raft ] && echo 5 || echo 3)}"
 case $nodes in '' | *[!0-9]*) echo "--nodes takes a number, not '$nodes'" >&2; exit 2 ;; esac
 [ "$nodes" -ge 3 ] || { echo "--nodes must be 3 or more: with fewer, losing the leader loses the quorum" >&2; exit 2; }
+features=()
+stop_limit_s=10
+if [ "$backend" = hiqlite ]; then
+  [ "$nodes" = 3 ] || { echo "--nodes is 3 on the backend hiqlite" >&2; exit 2; }
+  # It takes ten seconds to stop in order, on purpose.
+  features=(--features hiqlite)
+  stop_limit_s=25
+fi
 
 profile=${SMOKE_PROFILE:-release}
 target=${CARGO_TARGET_DIR:-target}
@@ -82,16 +99,32 @@ wait_for() {
   done
 }
 
+# hiqlite_environment NODE: what a node on that backend is told, as assignments.
+hiqlite_environment() {
+  echo "ASPEN_CONTROL_BACKEND=hiqlite"
+  if [ -n "$cluster" ]; then
+    cat "$cluster/client.env"
+    return
+  fi
+  echo "ASPEN_HIQLITE__RAFT_ADDR=127.0.0.1:$((base + 3 + $1))"
+  echo "ASPEN_HIQLITE__API_ADDR=127.0.0.1:$((base + 6 + $1))"
+  echo "ASPEN_HIQLITE__SECRET_RAFT_FILE=$work/secret-raft"
+  echo "ASPEN_HIQLITE__SECRET_API_FILE=$work/secret-api"
+}
+
 start_node() {
-  local i=$1 peers=()
-  if [ "$i" -gt 1 ]; then peers=(--peer "$(cat "$work/n1/endpoint")"); fi
-  "$bin/aspen-node" --node-id "$i" --data-dir "$work/n$i" --bootstrap manual \
+  local i=$1 peers=() environment=()
+  if [ "$backend" = hiqlite ]; then
+    mapfile -t environment < <(hiqlite_environment "$i")
+  elif [ "$i" -gt 1 ]; then peers=(--peer "$(cat "$work/n1/endpoint")"); fi
+  env "${environment[@]}" "$bin/aspen-node" --node-id "$i" --data-dir "$work/n$i" --bootstrap manual \
     --http-addr "$(addr "$i")" --iroh-addr "127.0.0.1:$((base + 5000 + i))" --log-format text \
     "${peers[@]}" "${node_flags[@]}" >>"$work/n$i.log" 2>&1 &
   pid[$i]=$!
   disown
 }
 
+serves() { curl -sf "http://$(addr "$1")/readyz"; }
 is_up() { [ -s "$work/n$1/endpoint" ] && aspen --addr "$(addr "$1")" ticket; }
 alive() { kill -0 "${pid[$1]}" 2>/dev/null; }
 leader() { aspen --json --addr "${1:-$(all_addrs)}" member list | tr -d ' \n' | tr '{' '\n' | sed -n '/"role":"leader"/s/.*"node_id":\([0-9]*\).*/\1/p'; }
@@ -110,10 +143,15 @@ expect_first_values() {
 
 if [ ! -x "$bin/aspen-node" ] || [ ! -x "$bin/aspen" ] || [ "${SMOKE_BUILD:-yes}" = yes ]; then
   begin "build ($profile)"
-  cargo build --quiet --profile "$profile" --bins
+  cargo build --quiet --profile "$profile" "${features[@]}" --bins
   done_phase
 fi
 measured=$(date +%s%N)
+if [ "$backend" = hiqlite ]; then
+  for name in raft api; do
+    (umask 077 && head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' >"$work/secret-$name")
+  done
+fi
 
 begin "start $nodes nodes"
 start_node 1
@@ -122,19 +160,28 @@ for i in $(seq 2 "$nodes"); do start_node "$i"; done
 for i in $(seq 2 "$nodes"); do wait_for 10 "node $i's HTTP API" is_up "$i"; done
 done_phase
 
-begin "initialise node 1"
-aspen --addr "$(addr 1)" init >/dev/null
-done_phase
+if [ -n "$cluster" ]; then
+  begin "reach the cluster"
+  for i in $(seq "$nodes"); do wait_for 20 "node $i's connection" serves "$i"; done
+  done_phase
+else
+  begin "initialise node 1"
+  aspen --addr "$(addr 1)" init >/dev/null
+  done_phase
 
-begin "add $((nodes - 1)) learners"
-for i in $(seq 2 "$nodes"); do
-  aspen --addr "$(addr 1)" member add-learner "$(cat "$work/n$i/endpoint")" >/dev/null
-done
-done_phase
+  begin "add $((nodes - 1)) learners"
+  for i in $(seq 2 "$nodes"); do
+    aspen --addr "$(addr 1)" member add-learner "$(cat "$work/n$i/endpoint")" >/dev/null
+  done
+  done_phase
 
-begin "promote them to voters"
-aspen --addr "$(addr 1)" member promote $(seq 2 "$nodes") >/dev/null
-done_phase
+  begin "promote them to voters"
+  aspen --addr "$(addr 1)" member promote $(seq 2 "$nodes") >/dev/null
+  done_phase
+  if [ "$backend" = hiqlite ]; then
+    for i in $(seq "$nodes"); do wait_for 20 "node $i's start" serves "$i"; done
+  fi
+fi
 
 begin "write through every node"
 for i in $(seq "$nodes"); do aspen --addr "$(addr "$i")" put "smoke/by-node-$i" "value $i" >/dev/null; done
@@ -146,11 +193,15 @@ done_phase "$((nodes * nodes)) reads"
 
 begin "kill -9 the leader"
 old=$(leader)
-alive "$old" || fail "node $old leads but does not run"
-kill -KILL "${pid[$old]}"
+if [ -n "$cluster" ]; then
+  kill -KILL "$(cat "$cluster/n$old.pid")"
+else
+  alive "$old" || fail "node $old leads but does not run"
+  kill -KILL "${pid[$old]}"
+fi
 killed=$(date +%s%N)
 survivors=
-for i in $(seq "$nodes"); do [ "$i" = "$old" ] || survivors+=${survivors:+,}$(addr "$i"); done
+for i in $(seq "$nodes"); do [ -z "$cluster" ] && [ "$i" = "$old" ] || survivors+=${survivors:+,}$(addr "$i"); done
 done_phase "node $old"
 
 begin "write on"
@@ -161,7 +212,11 @@ for k in $(seq 20); do aspen --addr "$survivors" put "smoke/later-$k" "later $k"
 done_phase "node $(leader "$survivors") leads; the first write was there $took s after the kill"
 
 begin "restart node $old"
-start_node "$old"
+if [ -n "$cluster" ]; then
+  scripts/run-hiqlite-cluster.sh start >/dev/null
+else
+  start_node "$old"
+fi
 wait_for 20 "node $old's catching up" has_caught_up "$old" smoke/later-20
 done_phase "it has what it missed"
 
@@ -178,9 +233,9 @@ done_phase
 begin "stop all with SIGTERM"
 for i in $(seq "$nodes"); do kill -TERM "${pid[$i]}"; done
 for i in $(seq "$nodes"); do
-  stops_by=$(($(date +%s%N) + 10000000000))
+  stops_by=$(($(date +%s%N) + stop_limit_s * 1000000000))
   while alive "$i"; do
-    [ "$(date +%s%N)" -lt "$stops_by" ] || fail "node $i still runs 10 s after SIGTERM"
+    [ "$(date +%s%N)" -lt "$stops_by" ] || fail "node $i still runs $stop_limit_s s after SIGTERM"
     sleep 0.05
   done
 done

@@ -8,9 +8,13 @@ mod actor_cluster;
 mod backup;
 mod bad_input;
 mod bench_over_iroh;
+#[cfg(feature = "hiqlite")]
+mod conformance;
 mod damage;
 mod disk_pressure;
 mod failover;
+#[cfg(feature = "hiqlite")]
+mod hiqlite_flow;
 mod hosts;
 mod http_docs;
 mod layers;

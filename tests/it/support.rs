@@ -2,6 +2,8 @@
 
 pub mod cluster;
 pub mod disk;
+#[cfg(feature = "hiqlite")]
+pub mod hiqlite;
 pub mod hosts;
 pub mod http;
 pub mod node;

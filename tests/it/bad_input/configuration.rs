@@ -28,6 +28,7 @@ fn flags_with_nonsense_are_refused_by_name_with_what_is_allowed() {
         (["--serve-relay", "0.0.0.0:4602"], &["serve_relay", "0.0.0.0:4602", "set iroh_relay to its URL"]),
         (["--iroh-paths", "relay"], &["iroh_paths", "no way to anybody", "iroh_relay"]),
         (["--storage", "paper"], &["storage", "\"paper\"", "redb or memory"]),
+        #[cfg(not(feature = "hiqlite"))]
         (
             ["--control-backend", "hiqlite"],
             &["control_backend = \"hiqlite\"", "not built into this program", "Set it to \"raft\""],

@@ -28,6 +28,8 @@ pub struct Node {
     process: Option<Child>,
     /// Kept across restarts, so that clients find the node again.
     http_addr: SocketAddr,
+    /// Whether that is where it is told to listen: its ticket says nothing of HTTP.
+    is_http_fixed: bool,
     /// Kept across restarts, unless the node is made to move.
     iroh_addr: SocketAddr,
     /// Where the log of the last process begins.
@@ -61,6 +63,7 @@ impl Node {
             environment: Vec::new(),
             process: None,
             http_addr: any_port(),
+            is_http_fixed: false,
             iroh_addr: any_port(),
             log_start: 0,
             door: None,
@@ -83,6 +86,14 @@ impl Node {
     /// Where its iroh endpoint is, or will be.
     pub fn iroh_addr(&self) -> SocketAddr {
         self.iroh_addr
+    }
+
+    /// Has the node's HTTP API listen at an address that its ticket does not tell.
+    #[cfg(feature = "hiqlite")]
+    pub fn at_http_addr(mut self, http_addr: SocketAddr) -> Self {
+        self.http_addr = http_addr;
+        self.is_http_fixed = true;
+        self
     }
 
     /// Leaves the node's id to its data directory, or to the cluster that it joins.
@@ -122,6 +133,9 @@ impl Node {
             self.assert_running();
             assert!(Instant::now() < until, "node {} wrote no ticket:\n{}", self.id, self.log());
             std::thread::sleep(Duration::from_millis(5));
+        }
+        if self.is_http_fixed {
+            return;
         }
         self.http_addr = self.http();
         // A node on all addresses of its host stays there.
@@ -250,6 +264,9 @@ impl Node {
 
     /// Where its HTTP API listens.
     pub fn http(&self) -> SocketAddr {
+        if self.is_http_fixed {
+            return self.http_addr;
+        }
         self.peer().info.http_addr.expect("the ticket holds the HTTP address")
     }
 }
