@@ -7,7 +7,9 @@ use figment::value::Value;
 
 use super::error::{ConfigError, Origin};
 use super::secret_file::{self, Secret};
-use super::{Config, ControlBackend, HTTP_TOKEN_CREDENTIAL, Loaded, Paths, PeerSetting, Relay, hiqlite, keys, print};
+use super::{
+    Config, ControlBackend, HTTP_TOKEN_CREDENTIAL, Loaded, Paths, PeerSetting, Relay, hiqlite, keys, print,
+};
 use crate::kv::types::Peer;
 use crate::limits;
 use crate::telemetry;

@@ -18,8 +18,8 @@ use super::unsupported;
 use super::view::View;
 use crate::kv::interface::ClusterController;
 use crate::kv::types::{
-    ClusterError, ClusterStatus, KvError, MembershipChange, MembershipChanged, NodeId, NodeState, Peer,
-    Revision, Role, SecretHash,
+    ClusterError, ClusterStatus, KvError, MembershipChange, MembershipChanged, NodeId, NodeState,
+    OutstandingTicket, Peer, Revision, Role, SecretHash, TicketId,
 };
 use crate::limits;
 
@@ -240,6 +240,14 @@ impl ClusterController for HiqliteCluster {
     }
 
     async fn issue_ticket(&self, _: SecretHash, _: u64, _: u32) -> Result<u64, ClusterError> {
+        Err(unsupported("join tickets").into())
+    }
+
+    async fn tickets(&self) -> Result<Vec<OutstandingTicket>, ClusterError> {
+        Err(unsupported("join tickets").into())
+    }
+
+    async fn revoke_ticket(&self, _: TicketId) -> Result<(), ClusterError> {
         Err(unsupported("join tickets").into())
     }
 
