@@ -17,7 +17,6 @@ CARGO_DENY_BUILD_TIMEOUT_S=900
 # Scripts that start whole clusters. Each exits with 0 if all is well.
 CLUSTER_SCRIPTS=(
   scripts/aspen-cluster-smoke.sh
-  scripts/aspen-hiqlite-smoke.sh
 )
 
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}"
@@ -69,15 +68,6 @@ tell_skipped_tests() {
     skipped+=("${test%%: *}")
     printf 'skip          %s: %s\n' "$1" "$test"
   done < <(sed -n 's/^.*skipped: //p' "$2" | sort -u)
-}
-
-# Hiqlite's smoke test takes the programs that the tests have built: one more build of its crates for a
-# release takes longer than all the rest of it.
-run_cluster_script() {
-  case $1 in
-    *hiqlite*) SMOKE_PROFILE=dev "$1" ;;
-    *) "$1" ;;
-  esac
 }
 
 # skip NAME WHY: says that a step was left out.
@@ -135,9 +125,7 @@ install_missing cc:gcc git:git curl:curl protoc:protobuf-compiler python3:python
 require_rust
 
 step format cargo fmt --check
-# With everything that can be built in: the same code and more, for one build of the dependencies. Without
-# the feature it is built by scripts/aspen-cluster-smoke.sh.
-step clippy cargo clippy --locked --all-targets --features hiqlite -- -D warnings
+step clippy cargo clippy --locked --all-targets -- -D warnings
 if ! is_selected deny; then
   known+=(deny)
 elif find_cargo_deny; then
@@ -145,7 +133,7 @@ elif find_cargo_deny; then
 else
   skip deny "cargo-deny cannot be installed (try: cargo install cargo-deny --locked)"
 fi
-step test cargo test --locked --features hiqlite
+step test cargo test --locked
 BENCHMARKS=benches/compare-etcd/Cargo.toml
 in_benchmarks() {
   CARGO_TARGET_DIR="$CARGO_TARGET_DIR/compare" cargo "$1" --locked --manifest-path "$BENCHMARKS" "${@:2}"
@@ -161,7 +149,7 @@ step simulate-planted scripts/simulate.sh --planted
 for script in "${CLUSTER_SCRIPTS[@]}"; do
   name="$(basename "$script" .sh)"
   if [[ -x $script ]]; then
-    step "$name" run_cluster_script "$script"
+    step "$name" "$script"
   elif wanted "$name"; then
     failed+=("$name")
     printf 'FAIL          %s: %s is missing or not executable\n' "$name" "$script"

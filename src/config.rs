@@ -24,10 +24,10 @@ use serde::{Deserialize, Deserializer};
 use crate::kv::types::{NodeId, PublicKey};
 use crate::telemetry::LogFormat;
 
+mod backend;
 mod check;
 mod error;
 pub mod flags;
-mod hiqlite;
 mod keys;
 mod layers;
 mod peer;
@@ -36,9 +36,9 @@ pub mod secret_file;
 #[cfg(test)]
 mod tests;
 
+pub use backend::{HiqliteConfig, HiqliteMode, HiqliteTls};
 pub use error::{ConfigError, Origin};
 pub use flags::Flags;
-pub use hiqlite::{HiqliteConfig, HiqliteMode, HiqliteTls};
 use keys::{KEYS, Key};
 use layers::Layer;
 pub use peer::PeerSetting;

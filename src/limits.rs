@@ -760,7 +760,6 @@ pub const HISTORY_MAX_REVISIONS: u64 = 1_000_000_000;
 /// Pause between two tidyings of the collected figures. Samples of histograms pile up until then.
 pub const METRICS_UPKEEP_INTERVAL_MS: u64 = 5_000;
 
-const _: () = assert!(STREAM_IDLE_MS * 2 < PURGED_READ_WAIT_MS);
 /// A file of Hiqlite's log. An entry must fit into one: a command, with the statement around it.
 pub const HIQLITE_WAL_BYTES: u32 = 8 * 1024 * 1024;
 
@@ -797,6 +796,7 @@ pub const HIQLITE_SECRET_MIN_BYTES: usize = 16;
 /// Time for a Hiqlite node to stop. It takes ten seconds on purpose, in which clients turn away from it.
 pub const HIQLITE_STOP_TIMEOUT_MS: u64 = 21_000;
 
+const _: () = assert!(STREAM_IDLE_MS * 2 < PURGED_READ_WAIT_MS);
 const _: () = assert!(COMMAND_MAX_BYTES * 2 < HIQLITE_WAL_BYTES as usize);
 const _: () = assert!(HIQLITE_PING_TIMEOUT_MS < REQUEST_TIMEOUT_MS);
 const _: () = assert!(VALUE_MAX_BYTES + KEY_MAX_BYTES < COMMAND_MAX_BYTES);

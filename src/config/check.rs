@@ -8,7 +8,7 @@ use figment::value::Value;
 use super::error::{ConfigError, Origin};
 use super::secret_file::{self, Secret};
 use super::{
-    Config, ControlBackend, HTTP_TOKEN_CREDENTIAL, Loaded, Paths, PeerSetting, Relay, hiqlite, keys, print,
+    Config, ControlBackend, HTTP_TOKEN_CREDENTIAL, Loaded, Paths, PeerSetting, Relay, backend, keys, print,
 };
 use crate::kv::types::Peer;
 use crate::limits;
@@ -46,7 +46,7 @@ pub(super) fn check(
     )?;
     within(loaded, "kv.history_revisions", config.kv.history_revisions, 1..=limits::HISTORY_MAX_REVISIONS)?;
     if config.control_backend == ControlBackend::Hiqlite {
-        hiqlite::check(loaded)?;
+        backend::check(loaded)?;
     }
     check_relay(loaded)?;
     check_http(loaded)?;
