@@ -6,6 +6,7 @@
 pub mod backup;
 #[cfg(feature = "net")]
 pub mod client;
+pub mod clock;
 pub mod forward;
 pub mod interface;
 #[cfg(feature = "net")]

@@ -707,6 +707,10 @@ pub const CLI_PAGE_KEYS: u64 = 1_000;
 /// Heaps of the C library's allocator in one process.
 pub const MEMORY_ARENAS_MAX_COUNT: i32 = 4;
 
+/// Pause after an accept that failed for want of file descriptors or memory: the next one would fail as
+/// well.
+pub const ACCEPT_RETRY_MS: u64 = 100;
+
 /// Time that a stopping node gives to requests in work, and to each of its parts.
 pub const STOP_TIMEOUT_MS: u64 = 3_000;
 

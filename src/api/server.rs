@@ -27,10 +27,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::limits;
 
-/// Pause after an accept that failed for want of file descriptors or memory: the next one would fail
-/// as well.
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-
 /// Serves `router` on `listener` until `shutdown`; then finishes what is in work, within a bound. What
 /// goes wrong on one connection ends that connection and nothing else.
 pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) {
@@ -44,7 +40,7 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
             Some(Err(error)) => {
                 if !is_connection_error(&error) {
                     tracing::warn!(%error, "cannot accept an HTTP connection, trying again");
-                    tokio::time::sleep(ACCEPT_RETRY).await;
+                    tokio::time::sleep(Duration::from_millis(limits::ACCEPT_RETRY_MS)).await;
                 }
                 continue;
             }

@@ -15,7 +15,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::agent::{GROUP, not_understood, patience};
 use super::messages::{AgentAnswer, AgentMessage, Packed};
-use super::sessions::{Lost, Sessions, now_ms};
+use super::sessions::{Lost, Sessions};
+use crate::kv::clock::now_ms;
 use crate::kv::interface::{ClusterController, NodeAgents};
 use crate::kv::types::{AgentError, AgentReply, AgentRequest, NodeId, NodeReport, NodeView};
 use crate::limits;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::agent::AgentParts;
 use super::report;
-use super::sessions::now_ms;
+use crate::kv::clock::now_ms;
 use crate::kv::types::AgentError;
 use crate::limits;
 

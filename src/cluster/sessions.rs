@@ -6,13 +6,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use ractor::ActorRef;
 use ractor_cluster::node::NodeServerSessionInformation;
 use ractor_cluster::{NodeEventSubscription, NodeSessionMessage};
 use tokio::sync::watch;
 
+use crate::kv::clock::now_ms;
 use crate::kv::types::NodeId;
 
 /// How far a session has got.
@@ -225,10 +225,4 @@ impl NodeEventSubscription for Witness {
     fn node_session_disconnected(&self, session: NodeServerSessionInformation) {
         self.0.lock().remove(&session.peer_addr);
     }
-}
-
-/// The time of day, in milliseconds since 1970.
-pub(super) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

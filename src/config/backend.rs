@@ -84,9 +84,8 @@ impl Config {
         file: &Option<PathBuf>,
         credential: &'static str,
     ) -> Result<Secret, ConfigError> {
-        let found =
-            self.credentials_dir.as_ref().map(|dir| dir.join(credential)).filter(|path| path.exists());
-        let path = file.clone().or(found).ok_or(ConfigError::HiqliteSecretMissing { key, credential })?;
+        let found = file.clone().or_else(|| self.credential(credential));
+        let path = found.ok_or(ConfigError::HiqliteSecretMissing { key, credential })?;
         let secret = secret_file::read(&path, self.credentials_dir.as_deref())
             .map_err(|source| ConfigError::HiqliteSecret { key, source })?;
         let text = secret.expose();

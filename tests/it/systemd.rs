@@ -8,12 +8,12 @@ use crate::support::PATIENCE;
 use crate::support::node::Node;
 
 /// Where systemd would listen.
-struct Manager {
+struct NotifySocket {
     socket: UnixDatagram,
     path: String,
 }
 
-impl Manager {
+impl NotifySocket {
     fn listen(dir: &Path) -> Self {
         let path = dir.join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
@@ -49,14 +49,14 @@ impl Manager {
     }
 }
 
-fn node(dir: &Path, manager: &Manager, flags: &[&str]) -> Node {
+fn node(dir: &Path, manager: &NotifySocket, flags: &[&str]) -> Node {
     Node::new(1, dir, flags).with_env("NOTIFY_SOCKET", &manager.path)
 }
 
 #[test]
 fn systemd_is_told_ready_when_the_node_serves_then_what_it_does_then_that_it_stops() {
     let dir = tempfile::tempdir().unwrap();
-    let manager = Manager::listen(dir.path());
+    let manager = NotifySocket::listen(dir.path());
     let mut node = node(dir.path(), &manager, &[]);
     node.spawn();
     manager.wait_for("ready", |line| line == "READY=1");
@@ -72,7 +72,7 @@ fn systemd_is_told_ready_when_the_node_serves_then_what_it_does_then_that_it_sto
 #[test]
 fn the_watchdog_is_fed_while_raft_answers_and_not_by_a_process_that_is_stopped() {
     let dir = tempfile::tempdir().unwrap();
-    let manager = Manager::listen(dir.path());
+    let manager = NotifySocket::listen(dir.path());
     let mut node = node(dir.path(), &manager, &[]).with_env("WATCHDOG_USEC", "600000");
     node.start();
     let is_alive = |line: &str| line == "WATCHDOG=1";
@@ -94,7 +94,7 @@ fn the_watchdog_is_fed_while_raft_answers_and_not_by_a_process_that_is_stopped()
 #[test]
 fn a_hangup_has_the_settings_read_again_and_bad_ones_change_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let manager = Manager::listen(dir.path());
+    let manager = NotifySocket::listen(dir.path());
     let file = dir.path().join("aspen.toml");
     let write = |text: &str| std::fs::write(&file, text).unwrap();
     write("log_filter = \"info\"\n");

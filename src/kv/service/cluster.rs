@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::founding::FoundingProgress;
-use super::join::now_ms;
 use super::{Inner, KvService, stopping};
+use crate::kv::clock::now_ms;
 use crate::kv::forward::{ForwardReply, ForwardRequest};
 use crate::kv::interface::ClusterController;
 use crate::kv::types::{

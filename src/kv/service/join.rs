@@ -6,12 +6,13 @@
 //!   without a break, and its data directory is noted before.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use tokio::time::MissedTickBehavior;
 
 use super::KvService;
 use super::attempt::Attempt;
+use crate::kv::clock::now_ms;
 use crate::kv::forward::{ForwardError, ForwardReply, ForwardRequest};
 use crate::kv::types::{
     ClusterError, Command, JoinCall, JoinRefusal, KvError, MemberOp, MemberOpResult, MembershipChange,
@@ -21,12 +22,6 @@ use crate::limits;
 use crate::raft::membership::matched_index;
 use crate::raft::observe::{self, Metrics, Route};
 use crate::storage::record::encode_command;
-
-/// This node's wall clock: of a leader, as it stands in commands.
-pub(super) fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
-}
 
 impl KvService {
     /// Has tickets with this secret taken.

@@ -16,7 +16,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Empty;
@@ -32,13 +32,10 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::RelayPass;
+use crate::kv::clock::now_ms;
 use crate::limits;
 use crate::transport::Transport;
 use crate::transport::ticket::public_key;
-
-/// Pause after an accept that failed for want of file descriptors or memory: the next one would fail
-/// as well.
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// What a stranger is told.
 const REFUSED: &str = "this relay serves a cluster's members, declared peers and clients alone";
@@ -85,7 +82,7 @@ async fn accept(listener: TcpListener, service: &RelayService) {
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "the relay cannot accept a connection, trying again");
-                tokio::time::sleep(ACCEPT_RETRY).await;
+                tokio::time::sleep(Duration::from_millis(limits::ACCEPT_RETRY_MS)).await;
                 continue;
             }
         };
@@ -199,9 +196,4 @@ impl Door {
 
 fn count(guests: &HashMap<ConnectionId, Guest>) {
     metrics::gauge!("aspen_relay_connections").set(guests.len() as f64);
-}
-
-fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
