@@ -5,8 +5,8 @@
 #
 #   scripts/strangers.sh [--rounds N] [--rate CONNECTIONS_A_SECOND] [--seconds N]
 #
-# Nodes, load and strangers share the machine's processors, so the strangers' own work counts against the
-# cluster's throughput; the nodes' processor time an operation is theirs alone.
+# Nodes, load and strangers share the machine's processors. Elsewhere the strangers have machines of their own:
+# here they run on what time the others leave (SCHED_IDLE), and the number of their connections is printed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -21,7 +21,7 @@ while [ $# -gt 0 ]; do
 done
 
 source scripts/debian.sh
-install_missing jq:jq
+install_missing jq:jq chrt:util-linux
 profile=${STRANGERS_PROFILE:-release}
 bin=${CARGO_TARGET_DIR:-target}/$([ "$profile" = dev ] && echo debug || echo "$profile")
 cargo build --quiet --locked --profile "$profile" --bins --example strangers
@@ -75,7 +75,7 @@ load() {
 printf 'round\tops/s\tp50 ms\tp99 ms\tµs/op\terrors\n'
 for _ in $(seq "$rounds"); do
   load alone
-  "$bin/examples/strangers" "$(cat "$work/n$leader/endpoint")" "$rate" $((seconds + 4)) >>"$work/strangers" &
+  chrt --idle 0 "$bin/examples/strangers" "$(cat "$work/n$leader/endpoint")" "$rate" $((seconds + 4)) >>"$work/strangers" &
   calling=$!
   until grep -q ready "$work/strangers" 2>/dev/null; do sleep 0.1; done
   load strangers

@@ -414,14 +414,15 @@ pub const WIRE_UNKNOWN_STREAMS_MAX_COUNT: u32 = 2;
 
 /// Strangers that may be turned away one right after the other, of those from one source. A misconfigured
 /// node or client, which tries every few seconds, never gets there.
-pub const STRANGERS_OF_SOURCE_MAX_COUNT: u64 = 200;
+pub const STRANGERS_OF_SOURCE_MAX_COUNT: u64 = 50;
 
 /// Time after which another one may be. The turning away of five a second costs less than a hundredth of a
 /// processor.
 pub const STRANGER_SOURCE_INTERVAL_MS: u64 = 200;
 
-/// The same of all strangers together.
-pub const STRANGERS_MAX_COUNT: u64 = 1_000;
+/// The same of all strangers together. A handshake takes about a millisecond of a processor, so that many
+/// at once cost the nodes a fifth of a second.
+pub const STRANGERS_MAX_COUNT: u64 = 200;
 
 /// Time after which another one of all strangers may be turned away. Twenty a second are a few hundredths of
 /// a processor, and iroh never forgets some 200 bytes for each new key: 350 MB a day at worst.

@@ -350,13 +350,13 @@ async fn follow_membership(raft: RaftHandle, transport: Transport) -> Result<(),
 
 async fn save_peers(transport: Transport, metadata: Metadata) -> Result<(), anyhow::Error> {
     let mut changes = transport.book().changes();
-    let mut saved = metadata.peers();
+    let mut saved = (metadata.peers(), metadata.once_members());
     loop {
-        let peers = transport.book().to_keep();
-        if peers != saved {
-            let (metadata, to_save) = (metadata.clone(), peers.clone());
-            tokio::task::spawn_blocking(move || metadata.save_peers(&to_save)).await??;
-            saved = peers;
+        let known = (transport.book().to_keep(), transport.book().once_members());
+        if known != saved {
+            let (metadata, (peers, once_members)) = (metadata.clone(), known.clone());
+            tokio::task::spawn_blocking(move || metadata.save_peers(&peers, &once_members)).await??;
+            saved = known;
         }
         changes.changed().await?;
     }

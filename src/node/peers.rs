@@ -66,8 +66,8 @@ impl PeerExchange for Exchange {
         for peer in peers {
             book.declare(peer).map_err(|error| not_saved(error.to_string()))?;
         }
-        let (metadata, peers) = (self.metadata.clone(), book.to_keep());
-        let saved = tokio::task::spawn_blocking(move || metadata.save_peers(&peers)).await;
+        let (metadata, peers, once_members) = (self.metadata.clone(), book.to_keep(), book.once_members());
+        let saved = tokio::task::spawn_blocking(move || metadata.save_peers(&peers, &once_members)).await;
         saved.map_err(|error| not_saved(error.to_string()))?.map_err(|error| not_saved(error.to_string()))
     }
 }

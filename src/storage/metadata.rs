@@ -8,6 +8,7 @@
 //! - At most [`limits::PEERS_MAX_COUNT`] peers are kept.
 //! - The format's version stands here for the whole directory; a newer one is refused.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -45,6 +46,8 @@ const INCARNATION: &str = "incarnation";
 const CLUSTER_ID: &str = "cluster_id";
 /// A list of `(NodeId, NodeInfo)`. Must stay stable.
 const PEERS: &str = "peers";
+/// A list of `PublicKey`, once a membership was known. Must stay stable.
+const ONCE_MEMBERS: &str = "once_members";
 /// A `Founding`, once agreed to. Must stay stable.
 const FOUNDING: &str = "founding";
 /// `true`, where a cluster has allotted the node id. Must stay stable.
@@ -179,6 +182,7 @@ struct Inner {
 struct Changing {
     cluster_id: Option<ClusterId>,
     peers: Vec<Peer>,
+    once_members: BTreeSet<PublicKey>,
     recovery: Option<Recovery>,
     founding: Option<Founding>,
     came_in: bool,
@@ -289,6 +293,7 @@ impl Metadata {
         let sometimes = [
             self.cluster_id().is_some(),
             !self.peers().is_empty(),
+            !self.once_members().is_empty(),
             self.recovery().is_some(),
             self.founding().is_some(),
             self.came_in(),
@@ -354,13 +359,14 @@ impl Metadata {
             put(table, RECOVERY, &recovery)?;
             put(table, CLUSTER_ID, &recovery.to)?;
             put(table, PEERS, &nobody)?;
+            table.remove(ONCE_MEMBERS)?;
             // How the node came to the lost one says nothing about the new one.
             table.remove(FOUNDING)?;
             table.remove(CAME_IN)?;
             Ok(())
         })?;
         let (cluster_id, recovery) = (Some(recovery.to), Some(recovery));
-        *changing = Changing { cluster_id, peers: Vec::new(), recovery, founding: None, came_in: false };
+        *changing = Changing { cluster_id, recovery, ..Changing::default() };
         Ok(())
     }
 
@@ -404,22 +410,41 @@ impl Metadata {
         self.lock().peers.clone()
     }
 
-    /// Remembers peers across restarts, instead of those remembered so far.
+    /// The keys of all who were members of the cluster at some time, as saved last.
+    pub fn once_members(&self) -> BTreeSet<PublicKey> {
+        self.lock().once_members.clone()
+    }
+
+    /// Remembers peers, and who was a member at some time, across restarts, instead of those remembered
+    /// so far.
     ///
     /// # Errors
     /// There are too many, or the write failed.
-    pub fn save_peers(&self, peers: &[Peer]) -> Result<(), MetadataError> {
-        if peers.len() > limits::PEERS_MAX_COUNT {
-            return Err(MetadataError::TooManyPeers { count: peers.len() });
+    pub fn save_peers(
+        &self,
+        peers: &[Peer],
+        once_members: &BTreeSet<PublicKey>,
+    ) -> Result<(), MetadataError> {
+        let count = peers.len().max(once_members.len());
+        if count > limits::PEERS_MAX_COUNT {
+            return Err(MetadataError::TooManyPeers { count });
         }
         let mut changing = self.lock();
-        if changing.peers == peers {
+        if changing.peers == peers && changing.once_members == *once_members {
             return Ok(());
         }
         // As pairs: the flattened form of a peer exists in JSON only.
         let pairs: Vec<(NodeId, &NodeInfo)> = peers.iter().map(|peer| (peer.node_id, &peer.info)).collect();
-        self.save(PEERS, &pairs)?;
+        self.change(|table| {
+            put(table, PEERS, &pairs)?;
+            if once_members.is_empty() {
+                table.remove(ONCE_MEMBERS)?;
+                return Ok(());
+            }
+            put(table, ONCE_MEMBERS, once_members)
+        })?;
         changing.peers = peers.to_vec();
+        changing.once_members.clone_from(once_members);
         Ok(())
     }
 
@@ -485,7 +510,8 @@ fn load(path: PathBuf, database: Database) -> Result<Inner, MetadataError> {
     let peers = peers.into_iter().map(|(node_id, info)| Peer { node_id, info }).collect();
     let (recovery, founding) = (stored.optional(RECOVERY)?, stored.optional(FOUNDING)?);
     let came_in = stored.optional(CAME_IN)?.unwrap_or_default();
-    let changing = Mutex::new(Changing { cluster_id, peers, recovery, founding, came_in });
+    let once_members = stored.optional(ONCE_MEMBERS)?.unwrap_or_default();
+    let changing = Mutex::new(Changing { cluster_id, peers, once_members, recovery, founding, came_in });
     Ok(Inner { file: Some((path, database)), node_id, public_key, incarnation, changing })
 }
 

@@ -8,8 +8,9 @@
 //! A node has at most [`limits::PEER_ADDRESSES_MAX_COUNT`] addresses, the newest. Hearsay is never written
 //! to disk, nor passed on.
 //!
-//! A key that is neither declared nor a member's is never let in, and a member that is removed is
-//! forgotten as a declared peer as well.
+//! A key that is neither declared nor a member's is never let in. A member that is removed is forgotten as
+//! a declared peer as well, and stays so when it stands in the configuration of a node that is restarted:
+//! only whoever declares it anew at runtime lets it in again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -48,6 +49,8 @@ struct State {
     hearsay: BTreeMap<NodeId, NodeInfo>,
     /// The data directory that the owner of a key has now, by its own word.
     met: BTreeMap<PublicKey, u64>,
+    /// All who were members at some time, so that whoever is one no more stays out for good.
+    once_members: BTreeSet<PublicKey>,
     lookup: Option<MemoryLookup>,
 }
 
@@ -102,6 +105,9 @@ impl PeerBook {
         let mut state = self.lock();
         state.check(self.0.own, &peer)?;
         let Peer { node_id, info } = peer;
+        if !state.belongs(node_id) {
+            state.once_members.remove(&info.public_key);
+        }
         state.heard.remove(&node_id);
         state.hearsay.remove(&node_id);
         state.declared.insert(node_id, info);
@@ -131,18 +137,44 @@ impl PeerBook {
         self.notify();
     }
 
+    /// Recalls who was a member before this process started. Those who are none when the own log tells are
+    /// forgotten as declared peers.
+    pub fn recall_members(&self, keys: BTreeSet<PublicKey>) {
+        self.lock().once_members.extend(keys);
+    }
+
+    /// All who were members at some time, to be kept.
+    pub fn once_members(&self) -> BTreeSet<PublicKey> {
+        self.lock().once_members.clone()
+    }
+
     /// Takes over the membership in the own log, and returns the keys of those who are no longer let in.
     pub fn set_members(&self, mut members: Members) -> Vec<PublicKey> {
         members.nodes.remove(&self.0.own.0);
         let mut state = self.lock();
-        let before = state.keys_of_members();
+        let mut before = state.keys_of_members();
+        if members.log_id.is_some() {
+            before.extend(&state.once_members);
+        }
         if members.log_id >= state.vouched.log_id {
             state.vouched = Members::default();
         }
         state.members = members;
         let after = state.keys_of_members();
         let removed: Vec<PublicKey> = before.difference(&after).copied().collect();
-        state.declared.retain(|_, info| !removed.contains(&info.public_key));
+        state.remember_members(after);
+        state.declared.retain(|node_id, info| {
+            let is_removed = removed.contains(&info.public_key);
+            if is_removed {
+                tracing::warn!(
+                    peer = %node_id,
+                    "node {node_id} ({}) was removed from the cluster and is let in no more, although it is a \
+                     peer of this node: take it out of the configuration",
+                    info.public_key
+                );
+            }
+            !is_removed
+        });
         state.met.retain(|key, _| !removed.contains(key));
         state.forget_what_strangers_said();
         state.publish_members();
@@ -345,6 +377,13 @@ impl State {
         nodes.map(|info| info.public_key).collect()
     }
 
+    fn remember_members(&mut self, keys: BTreeSet<PublicKey>) {
+        if self.once_members.union(&keys).count() > limits::PEERS_MAX_COUNT {
+            self.once_members.clear();
+        }
+        self.once_members.extend(keys);
+    }
+
     fn publish_members(&self) {
         for node_id in self.ids().into_iter().filter(|node_id| self.belongs(*node_id)) {
             self.publish(node_id);
@@ -447,6 +486,33 @@ mod tests {
         book.set_members(members(1, [second]));
         assert_eq!(book.set_members(members(2, [])), vec![PublicKey([2; 32])]);
         assert_eq!(book.admitted(&PublicKey([2; 32])), None);
+    }
+
+    #[test]
+    fn a_removed_member_that_the_configuration_still_names_stays_out_after_a_restart() {
+        let (second, third) = (peer(2, 2, 1), peer(3, 3, 1));
+        let before = book();
+        before.set_members(members(1, [second.clone(), third.clone()]));
+        before.set_members(members(2, [third.clone()]));
+
+        let book = book();
+        for named in [second.clone(), third.clone(), peer(4, 4, 1)] {
+            book.declare(named).unwrap();
+        }
+        book.recall_members(before.once_members());
+        book.set_members(Members::default());
+        assert_eq!(book.admitted(&PublicKey([3; 32])), Some(NodeId(3)), "the log has not told yet");
+        assert_eq!(book.set_members(members(2, [third])), vec![PublicKey([2; 32])]);
+        assert_eq!(book.admitted(&PublicKey([2; 32])), None);
+        assert_eq!(book.admitted(&PublicKey([4; 32])), Some(NodeId(4)), "it never was one");
+
+        book.declare(second.clone()).unwrap();
+        let third = peer(3, 3, 7);
+        book.set_members(members(3, [third.clone()]));
+        assert_eq!(book.admitted(&PublicKey([2; 32])), Some(NodeId(2)), "it was declared anew");
+        book.set_members(members(4, [second, third.clone()]));
+        book.set_members(members(5, [third]));
+        assert_eq!(book.admitted(&PublicKey([2; 32])), None, "and removed again");
     }
 
     #[test]

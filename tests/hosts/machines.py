@@ -13,6 +13,9 @@ KEYS = json.loads((NIXOS_TESTS / "keys.json").read_text())
 IROH_PORT = 4601
 RELAY_PORT = 4602
 FLEET = ("node1", "node2", "node3")
+# The hosts are on the disk of the machine that runs them, which may have little room left: they keep less of it
+# free than a machine of their own would.
+DISK_RESERVE_BYTES = 32 * 1024 * 1024
 
 # What openFirewall amounts to. Everything else that comes from outside is dropped.
 FIREWALL = """\
@@ -44,7 +47,8 @@ class Host:
     units: tuple[str, ...] = ()
 
     def all_files(self) -> dict[str, str]:
-        files = {"/etc/aspen/aspen.toml": toml(self.settings), "/etc/nftables.conf": FIREWALL % self.open_ports}
+        settings = self.settings | {"storage_options.disk_reserve_bytes": DISK_RESERVE_BYTES}
+        files = {"/etc/aspen/aspen.toml": toml(settings), "/etc/nftables.conf": FIREWALL % self.open_ports}
         return files | self.files
 
     def all_units(self) -> tuple[str, ...]:

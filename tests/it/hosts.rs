@@ -1,5 +1,6 @@
 //! Nodes on hosts of their own, which are cut off from each other.
 
+mod distance;
 mod moving;
 mod relay;
 
@@ -8,12 +9,15 @@ use std::time::{Duration, Instant};
 
 use aspen::kv::client::{Address, KvClient};
 use aspen::kv::types::{Key, NodeId, PathType, ReadRequest, Value};
+use aspen::limits;
 
 use crate::support::cluster::{Cluster, client_of};
 use crate::support::eventually;
 use crate::support::hosts::{Host, Hosts};
 use crate::support::node::Node;
 use crate::support::writers::{Load, check};
+
+const FOLLOWED_WITHIN: Duration = Duration::from_millis(limits::FOLLOWED_WITHIN_MS);
 
 /// A client of one node that takes its first word for the last.
 fn impatient(node: &Node) -> KvClient {
@@ -48,6 +52,36 @@ async fn all_meet(way: PathType, nodes: &[Node]) -> bool {
         }
     }
     true
+}
+
+/// Waits until a node reads what was just written through the others, and says how long that took.
+async fn followed(cluster: &Cluster, moved: usize, since: Instant) -> Duration {
+    let others = cluster.nodes.iter().enumerate().filter(|(index, _)| *index != moved);
+    let others = client_of(others.map(|(_, node)| node.http()));
+    let word = format!("{since:?}");
+    others.put(key("word"), value(&word)).await.expect("the others take writes");
+    eventually("the node reads what was written", async || {
+        let read = cluster.nodes[moved].client().get(key("word")).await;
+        read.is_ok_and(|read| read.is_some_and(|kv| kv.value == value(&word)))
+    })
+    .await;
+    since.elapsed()
+}
+
+async fn assert_followed(what: &str, cluster: &Cluster, moved: usize, since: Instant) {
+    assert_followed_within(FOLLOWED_WITHIN, what, cluster, moved, since).await;
+}
+
+async fn assert_followed_within(
+    limit: Duration,
+    what: &str,
+    cluster: &Cluster,
+    moved: usize,
+    since: Instant,
+) {
+    let took = followed(cluster, moved, since).await;
+    println!("{what} was followed within {took:?}");
+    assert!(took < limit, "{what} was followed only after {took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,50 +5,17 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use aspen::kv::types::{NodeId, PathType, Role};
-use aspen::limits;
 use serde_json::json;
 
-use super::{all_meet, key, value};
+use super::{FOLLOWED_WITHIN, all_meet, assert_followed, assert_followed_within, key, value};
 use crate::support::cluster::{Cluster, client_of};
 use crate::support::hosts::{Host, Hosts};
 use crate::support::node::Node;
 use crate::support::{eventually, wait_until};
 
-const FOLLOWED_WITHIN: Duration = Duration::from_millis(limits::FOLLOWED_WITHIN_MS);
-
 /// A path in use that goes dead is noticed by its silence, which takes 3 s, and a dial that began over it takes as
 /// long to end; then there may be an election.
 const FOUND_AFTER_SILENCE_WITHIN: Duration = Duration::from_secs(10);
-
-/// Waits until a node reads what was just written through the others, and says how long that took.
-async fn followed(cluster: &Cluster, moved: usize, since: Instant) -> Duration {
-    let others = cluster.nodes.iter().enumerate().filter(|(index, _)| *index != moved);
-    let others = client_of(others.map(|(_, node)| node.http()));
-    let word = format!("{since:?}");
-    others.put(key("word"), value(&word)).await.expect("the others take writes");
-    eventually("the node reads what was written", async || {
-        let read = cluster.nodes[moved].client().get(key("word")).await;
-        read.is_ok_and(|read| read.is_some_and(|kv| kv.value == value(&word)))
-    })
-    .await;
-    since.elapsed()
-}
-
-async fn assert_followed(what: &str, cluster: &Cluster, moved: usize, since: Instant) {
-    assert_followed_within(FOLLOWED_WITHIN, what, cluster, moved, since).await;
-}
-
-async fn assert_followed_within(
-    limit: Duration,
-    what: &str,
-    cluster: &Cluster,
-    moved: usize,
-    since: Instant,
-) {
-    let took = followed(cluster, moved, since).await;
-    println!("{what} was followed within {took:?}");
-    assert!(took < limit, "{what} was followed only after {took:?}");
-}
 
 /// The addresses of a member, as a node knows them.
 async fn addresses(node: &Node, id: u64) -> Vec<SocketAddr> {

@@ -216,3 +216,24 @@ fn a_node_that_lost_its_disk_elects_nobody_who_lacks_what_was_acknowledged() {
         assert_eq!(node.value("acknowledged").as_deref(), Some("by nodes 1 and 3"));
     }
 }
+
+#[test]
+fn a_founder_that_was_removed_stays_out_of_members_that_are_restarted_and_still_name_it() {
+    let dir = temporary_directory();
+    let mut nodes = three_nodes(dir.path());
+    for node in &mut nodes {
+        node.start();
+    }
+    assert_one_cluster(&mut nodes);
+    nodes[2].kill();
+    nodes[0].post("/change-membership", &json!({ "remove": [3] })).ok();
+    wait_until("both know of the removal", || nodes[..2].iter().all(|node| voters(node) == [1, 2]));
+    for node in &mut nodes[..2] {
+        assert!(node.terminate().success());
+        node.start();
+        wait_for_log(node, &["node 3", "was removed from the cluster", "take it out of the configuration"]);
+    }
+    nodes[2].start();
+    wait_for_log(&nodes[2], &["was removed from its cluster"]);
+    nodes[0].put("after", "the removal");
+}

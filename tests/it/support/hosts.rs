@@ -4,22 +4,26 @@
 //! machine itself: addresses may repeat from test to test, and tests run side by side. It takes root and
 //! `ip` of iproute2; without them the tests that need hosts say that they were skipped.
 //!
-//! What is cut is cut silently: packets go and never come, and no cable is seen to be pulled.
+//! What is cut is cut silently: packets go and never come, and no cable is seen to be pulled. What is far away
+//! is so by the time that packets take.
 //!
 //! The data of their nodes is in memory: what is measured here is the network, and a disk that others keep busy
 //! makes a sync, and with it each write and each start, take seconds.
 
 mod door;
 mod namespace;
+mod wire;
 
 use std::net::Ipv4Addr;
 use std::ops::{Index, IndexMut};
 use std::path::Path;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 pub use self::door::Door;
 use self::namespace::Namespace;
+use self::wire::Wire;
 use super::disk::Disk;
 use super::node::Node;
 use super::skipped;
@@ -36,6 +40,8 @@ const DISK_OPTIONS: &str = "size=512m";
 /// Some hosts and what joins them, all of which go when this is dropped. Counted from 0.
 pub struct Hosts {
     hosts: Vec<Host>,
+    /// Before the switch, which they lead to.
+    wires: Vec<Wire>,
     switch: Namespace,
     /// Unmounted before its place goes.
     _disk: Disk,
@@ -57,6 +63,8 @@ struct Link {
     name: String,
     /// What the switch calls the other end.
     port: String,
+    /// Where in the switch that end is plugged in, unless it is cut.
+    bridge: String,
     /// The one that was given last comes last.
     addresses: Vec<Ipv4Addr>,
     /// Addresses that were ever given.
@@ -78,7 +86,7 @@ impl Hosts {
         let place = tempfile::tempdir().expect("a temporary directory can be made");
         let disk = Disk::mount(place.path(), DISK_OPTIONS, test)?;
         let hosts = (1..=count).map(|number| Host::make(number, switch.name())).collect();
-        let mut hosts = Self { hosts, switch, _disk: disk, place };
+        let mut hosts = Self { hosts, wires: Vec::new(), switch, _disk: disk, place };
         hosts.add_network();
         Some(hosts)
     }
@@ -96,12 +104,25 @@ impl Hosts {
     /// Gives each host a link into one more network, under an address of that one.
     pub fn add_network(&mut self) {
         let network = self.hosts.first().map_or(0, |host| host.links.len());
-        let bridge = bridge(network);
-        self.switch.ip(&["link", "add", &bridge, "type", "bridge", "forward_delay", "0"]);
-        self.switch.ip(&["link", "set", &bridge, "up"]);
+        self.add_bridge(&bridge(network));
         for host in &mut self.hosts {
             host.add_link(network);
         }
+    }
+
+    fn add_bridge(&self, name: &str) {
+        self.switch.ip(&["link", "add", name, "type", "bridge", "forward_delay", "0"]);
+        self.switch.ip(&["link", "set", name, "up"]);
+    }
+
+    /// Moves a host away from the others in the first network, for good: what it sends, and what it is sent, is
+    /// under way for as long as this.
+    pub fn move_away(&mut self, host: usize, delay: Duration) {
+        let outpost = format!("far{host}");
+        self.add_bridge(&outpost);
+        self.wires.push(Wire::lay(&self.switch, [&outpost, &bridge(0)], delay));
+        self.hosts[host].links[0].bridge = outpost;
+        self.hosts[host].heal_in(0);
     }
 
     /// Cuts the direct way between two hosts, in both directions and for all addresses that they have now.
@@ -145,8 +166,9 @@ impl Host {
         let ends = ["link", "add", &name, "netns", own, "type", "veth", "peer", &port, "netns", switch];
         namespace::ip(&ends).expect("a link between two namespaces can be made");
         self.namespace.ip(&["link", "set", &name, "up"]);
-        self.on_switch(&["link", "set", &port, "master", &bridge(network), "up"]);
-        self.links.push(Link { name, port, addresses: Vec::new(), given: 0 });
+        let bridge = bridge(network);
+        self.on_switch(&["link", "set", &port, "master", &bridge, "up"]);
+        self.links.push(Link { name, port, bridge, addresses: Vec::new(), given: 0 });
         self.add_address(network);
     }
 
@@ -209,7 +231,8 @@ impl Host {
 
     /// Takes back what [`Self::cut_from`] did.
     pub fn heal_in(&self, network: usize) {
-        self.on_switch(&["link", "set", &self.links[network].port, "master", &bridge(network)]);
+        let Link { port, bridge, .. } = &self.links[network];
+        self.on_switch(&["link", "set", port, "master", bridge]);
     }
 
     /// A node on this host, at UDP port `4600 + id` of all its addresses. Its HTTP API is on the host's
