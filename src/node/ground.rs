@@ -113,7 +113,7 @@ fn book(config: &Config, metadata: &Metadata) -> Result<PeerBook, NodeError> {
         }
     }
     for setting in &config.peers {
-        match book.declare(peer(setting)?) {
+        match book.declare_configured(peer(setting)?) {
             // One list of peers for all nodes names each of them as well.
             Ok(()) | Err(DeclareError::Own(_)) => {}
             Err(error) => return Err(error.into()),

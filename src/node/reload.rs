@@ -65,7 +65,7 @@ impl Reload {
             tracing::info!("the log filter is '{filter}' now, and was '{before}'");
         }
         for setting in &loaded.config.peers {
-            match self.book.declare(super::ground::peer(setting)?) {
+            match self.book.declare_configured(super::ground::peer(setting)?) {
                 Ok(()) | Err(DeclareError::Own(_)) => {}
                 Err(error) => tracing::warn!("a peer is left out: {error}"),
             }

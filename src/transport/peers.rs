@@ -77,6 +77,9 @@ pub enum DeclareError {
         /// The key in the ticket.
         given: PublicKey,
     },
+    /// The configuration names a node that was a member and is none.
+    #[error("node {0} ({1}) was removed from the cluster: take it out of the configuration")]
+    Removed(NodeId, PublicKey),
     /// A known key has another id.
     #[error("the key {key:?} belongs to node {known}, not {given}")]
     OtherId {
@@ -97,7 +100,7 @@ impl PeerBook {
         Self(Arc::new(Inner { own: (node_id, public_key), state, changed, question }))
     }
 
-    /// Takes a node that an operator named: it is let in, and its addresses replace older ones.
+    /// Takes a node that an operator names now: it is let in, and its addresses replace older ones.
     ///
     /// # Errors
     /// [`DeclareError`] if the ticket contradicts what is known.
@@ -105,7 +108,7 @@ impl PeerBook {
         let mut state = self.lock();
         state.check(self.0.own, &peer)?;
         let Peer { node_id, info } = peer;
-        if !state.belongs(node_id) {
+        if !state.keys_of_members().contains(&info.public_key) {
             state.once_members.remove(&info.public_key);
         }
         state.heard.remove(&node_id);
@@ -115,6 +118,20 @@ impl PeerBook {
         drop(state);
         self.notify();
         Ok(())
+    }
+
+    /// The same for a node that stands in the configuration, which may be older than its removal.
+    ///
+    /// # Errors
+    /// [`DeclareError`] if the ticket contradicts what is known, or the node was removed.
+    pub fn declare_configured(&self, peer: Peer) -> Result<(), DeclareError> {
+        let state = self.lock();
+        let key = peer.info.public_key;
+        if state.once_members.contains(&key) && !state.keys_of_members().contains(&key) {
+            return Err(DeclareError::Removed(peer.node_id, key));
+        }
+        drop(state);
+        self.declare(peer)
     }
 
     /// Whether a node could be declared.
@@ -154,7 +171,8 @@ impl PeerBook {
         let mut state = self.lock();
         let mut before = state.keys_of_members();
         if members.log_id.is_some() {
-            before.extend(&state.once_members);
+            let declared = state.declared.values().map(|info| info.public_key);
+            before.extend(declared.filter(|key| state.once_members.contains(key)));
         }
         if members.log_id >= state.vouched.log_id {
             state.vouched = Members::default();
@@ -166,12 +184,8 @@ impl PeerBook {
         state.declared.retain(|node_id, info| {
             let is_removed = removed.contains(&info.public_key);
             if is_removed {
-                tracing::warn!(
-                    peer = %node_id,
-                    "node {node_id} ({}) was removed from the cluster and is let in no more, although it is a \
-                     peer of this node: take it out of the configuration",
-                    info.public_key
-                );
+                let why = DeclareError::Removed(*node_id, info.public_key);
+                tracing::warn!(peer = %node_id, "a peer is let in no more: {why}");
             }
             !is_removed
         });
@@ -505,6 +519,9 @@ mod tests {
         assert_eq!(book.set_members(members(2, [third])), vec![PublicKey([2; 32])]);
         assert_eq!(book.admitted(&PublicKey([2; 32])), None);
         assert_eq!(book.admitted(&PublicKey([4; 32])), Some(NodeId(4)), "it never was one");
+        let refused = book.declare_configured(second.clone());
+        assert_eq!(refused, Err(DeclareError::Removed(NodeId(2), PublicKey([2; 32]))), "read again");
+        assert_eq!(book.declare_configured(peer(3, 3, 1)), Ok(()));
 
         book.declare(second.clone()).unwrap();
         let third = peer(3, 3, 7);

@@ -231,7 +231,7 @@ fn a_founder_that_was_removed_stays_out_of_members_that_are_restarted_and_still_
     for node in &mut nodes[..2] {
         assert!(node.terminate().success());
         node.start();
-        wait_for_log(node, &["node 3", "was removed from the cluster", "take it out of the configuration"]);
+        wait_for_log(node, &["node 3", "was removed from the cluster: take it out of the configuration"]);
     }
     nodes[2].start();
     wait_for_log(&nodes[2], &["was removed from its cluster"]);
