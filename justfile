@@ -6,9 +6,9 @@ default:
 # Everything that must hold, quickest first; changes nothing.
 verify:
     cargo fmt --check
-    cargo clippy --all-targets --locked -- -D warnings
+    cargo clippy --features hiqlite --all-targets --locked -- -D warnings
     cargo deny check licenses bans sources
-    cargo test --locked
+    cargo test --features hiqlite --locked
     cargo fmt --check --manifest-path tests/sim/Cargo.toml
 
 # Formats, and takes clippy's suggestions.

@@ -22,10 +22,8 @@ for tool in python3 curl; do
   }
 done
 
-if [[ -z ${ASPEN_BINARIES:-} ]]; then
-  cargo build --locked --bins
-  ASPEN_BINARIES="${CARGO_TARGET_DIR:-target}/debug"
-fi
+source scripts/tested-build.sh
+find_binaries
 
 # A network of the nodes' own: loopback and nothing else.
 alone=()

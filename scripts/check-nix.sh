@@ -137,8 +137,9 @@ END
 
 # What the module writes is a configuration that the daemon takes.
 settings() {
-  cargo build --quiet --locked --bin aspen-node
-  "$TARGET/debug/aspen-node" --config tests/fixtures/nixos-settings.toml --check-config
+  source scripts/tested-build.sh
+  find_binaries
+  "$ASPEN_BINARIES/aspen-node" --config tests/fixtures/nixos-settings.toml --check-config
 }
 
 # The documents are those that the options make, where a nix that knows flakes and can reach nixpkgs is there.

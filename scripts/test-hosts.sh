@@ -52,10 +52,8 @@ if [[ ${1:-} == --check ]]; then
   set -- --probe
   ASPEN_BINARIES=.
 fi
-if [[ -z ${ASPEN_BINARIES:-} ]]; then
-  cargo build --locked --bins
-  ASPEN_BINARIES="${CARGO_TARGET_DIR:-target}/debug"
-fi
+source scripts/tested-build.sh
+find_binaries
 
 scratch="$(mktemp -d "$CACHE/run-XXXXXX")"
 trap 'rm -rf --one-file-system "$scratch"' EXIT

@@ -17,10 +17,13 @@ CARGO_DENY_BUILD_TIMEOUT_S=900
 # Scripts that start whole clusters. Each exits with 0 if all is well.
 CLUSTER_SCRIPTS=(
   scripts/aspen-cluster-smoke.sh
+  scripts/aspen-hiqlite-smoke.sh
 )
 
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}"
 export CARGO_TERM_COLOR=never
+# What would make the next build quicker takes gigabytes, and a checkout is often built once.
+export CARGO_INCREMENTAL="${CARGO_INCREMENTAL:-0}"
 LOGS="$(mktemp -d)"
 trap 'rm -rf "$LOGS"' EXIT
 
@@ -99,6 +102,22 @@ in_simulation() {
     cargo "$1" --locked --manifest-path "$SIMULATION" "${@:2}"
 }
 
+# A build without the feature has no warnings, and says what it lacks. It is that of aspen-cluster-smoke; cargo repeats
+# the warnings of what it has built.
+refuses_hiqlite() {
+  local said
+  said="$(cargo build --locked --release --bins 2>&1)" || { echo "$said"; return 1; }
+  ! grep -A 20 '^warning' <<<"$said" || return 1
+  if said="$("$CARGO_TARGET_DIR/release/aspen-node" --control-backend hiqlite --check-config 2>&1)"; then
+    echo "a build without the feature hiqlite takes the backend"
+    return 1
+  fi
+  grep -F 'not built into this program' <<<"$said" || { echo "$said"; return 1; }
+}
+
+# in_tested_build SCRIPT: a smoke test on the programs that are tested.
+in_tested_build() { build_tested && SMOKE_BUILD=no SMOKE_PROFILE=dev "$1"; }
+
 # Finds cargo-deny on the PATH, or in the build cache from an earlier run, or builds it there once
 # where the registry can be reached.
 CARGO_DENY=""
@@ -118,6 +137,7 @@ find_cargo_deny() {
 }
 
 source scripts/debian.sh
+source scripts/tested-build.sh
 # protoc: for the client of etcd in benches/compare-etcd.
 install_missing cc:gcc git:git curl:curl protoc:protobuf-compiler python3:python3
 # ip: for tests with several hosts, which take root. Others leave them out.
@@ -125,7 +145,7 @@ install_missing cc:gcc git:git curl:curl protoc:protobuf-compiler python3:python
 require_rust
 
 step format cargo fmt --check
-step clippy cargo clippy --locked --all-targets -- -D warnings
+step clippy cargo clippy --locked "${TESTED_FEATURES[@]}" --all-targets -- -D warnings
 if ! is_selected deny; then
   known+=(deny)
 elif find_cargo_deny; then
@@ -133,7 +153,7 @@ elif find_cargo_deny; then
 else
   skip deny "cargo-deny cannot be installed (try: cargo install cargo-deny --locked)"
 fi
-step test cargo test --locked
+step test cargo test --locked "${TESTED_FEATURES[@]}"
 BENCHMARKS=benches/compare-etcd/Cargo.toml
 in_benchmarks() {
   CARGO_TARGET_DIR="$CARGO_TARGET_DIR/compare" cargo "$1" --locked --manifest-path "$BENCHMARKS" "${@:2}"
@@ -148,14 +168,17 @@ step simulate scripts/simulate.sh --seeds 200 --artifacts "$LOGS/simulations"
 step simulate-planted scripts/simulate.sh --planted
 for script in "${CLUSTER_SCRIPTS[@]}"; do
   name="$(basename "$script" .sh)"
+  command=("$script")
+  [[ $name != aspen-hiqlite-smoke ]] || command=(in_tested_build "$script")
   if [[ -x $script ]]; then
-    step "$name" "$script"
+    step "$name" "${command[@]}"
   elif wanted "$name"; then
     failed+=("$name")
     printf 'FAIL          %s: %s is missing or not executable\n' "$name" "$script"
   fi
 done
 
+step without-hiqlite refuses_hiqlite
 step documents scripts/check-docs.sh
 
 # The scenarios of nixos/tests, on systemd hosts where they can be run. Their nodes are those of the tests.
