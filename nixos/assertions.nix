@@ -88,7 +88,7 @@ in
       cfg.settings.control_backend != "hiqlite" || lib.elem "hiqlite" (cfg.package.features or [ ]);
     message = ''
       services.aspen.settings.control_backend is "hiqlite", and services.aspen.package is built without it.
-      Set it to "raft", or the package to `aspen-node.override { features = [ "hiqlite" ]; }`.
+      Set it to "raft", or the package to one with `features = [ "hiqlite" ]`, which is the default.
     '';
   }
 ]

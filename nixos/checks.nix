@@ -7,6 +7,8 @@
   self,
 }:
 let
+  features = "--features=${lib.concatStringsSep "," own.aspen-node.features}";
+
   # A build of the package in which cargo does something else.
   cargo =
     name: inputs: command:
@@ -29,8 +31,8 @@ in
   tools = own.aspen-tools;
   simulation = pkgs.callPackage ./simulation.nix { };
 
-  clippy = cargo "clippy" [ pkgs.clippy ] "cargo clippy --offline --all-targets -- --deny warnings";
-  doc = cargo "doc" [ ] "RUSTDOCFLAGS='--deny warnings' cargo doc --offline --no-deps";
+  clippy = cargo "clippy" [ pkgs.clippy ] "cargo clippy --offline ${features} --all-targets -- --deny warnings";
+  doc = cargo "doc" [ ] "RUSTDOCFLAGS='--deny warnings' cargo doc --offline ${features} --no-deps";
   fmt = cargo "fmt" [ pkgs.rustfmt ] ''
     cargo fmt --check
     cargo fmt --check --manifest-path tests/sim/Cargo.toml

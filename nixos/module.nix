@@ -226,7 +226,7 @@ in
               "hiqlite"
             ];
             default = "raft";
-            description = "What replicates the data. `hiqlite` needs a package that has it built in.";
+            description = "What replicates the data. `hiqlite` needs a package that has it built in, as the default one has.";
           };
           client_keys = mkOption {
             type = types.listOf hexKey;

@@ -6,8 +6,8 @@
   curl,
   installShellFiles,
   util-linux,
-  # Features of Cargo.toml beside the default ones.
-  features ? [ ],
+  # Features of Cargo.toml beside the default ones. SQLite comes with its crate and takes a C compiler.
+  features ? [ "hiqlite" ],
 }:
 let
   manifest = (lib.importTOML ../Cargo.toml).package;

@@ -8,6 +8,7 @@ lib.fileset.toSource {
     ../aspen.example.toml
     ../benches
     ../clippy.toml
+    ../docs/backends.md
     ../docs/http-api.md
     ../docs/simulations
     ../examples
