@@ -151,13 +151,13 @@ async fn list(client: &KvClient, terminal: &mut Terminal<'_>, json: bool) -> Res
 fn print_members(terminal: &mut Terminal<'_>, status: &ClusterStatus) -> Result<(), CliError> {
     let text = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
     let row = |member: &Member| {
-        let mut addresses: Vec<_> = member.info.addresses.iter().map(ToString::to_string).collect();
-        addresses.extend(member.info.relay_url.clone());
+        let mut addresses: Vec<_> = member.addresses.iter().map(ToString::to_string).collect();
+        addresses.extend(member.relay_url.clone());
         vec![
             member.node_id.to_string(),
             listed_role(member.role).to_string(),
             addresses.join(", "),
-            text(member.info.http_addr.map(|address| address.to_string())),
+            text(member.http_addr.map(|address| address.to_string())),
             text(member.matched_index.map(|index| index.to_string())),
             text(member.last_heard_ms.map(|ms| format!("{ms} ms ago"))),
         ]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
-use crate::kv::types::{BackendAddresses, Member, MembershipChanged, NodeId, NodeInfo, Role};
+use crate::kv::types::{BackendAddresses, Member, MembershipChanged, NodeId, Role};
 use crate::limits;
 
 /// A Hiqlite node, as it sees its cluster.
@@ -103,6 +103,15 @@ impl View {
         [self.last_log_index, index(&self.last_applied), index(&self.snapshot), index(&self.purged)]
     }
 
+    pub(super) fn last_log_index(&self) -> u64 {
+        self.last_log_index.unwrap_or(0)
+    }
+
+    /// How far a member's log is known to be; only the leader knows.
+    pub(super) fn matched_index(&self, node_id: NodeId) -> Option<u64> {
+        self.replication.as_ref()?.get(&node_id.0)?.map(|id| id.index)
+    }
+
     pub(super) fn is_member(&self, id: NodeId) -> bool {
         self.membership_config.membership.nodes.contains_key(&id.0)
     }
@@ -145,22 +154,21 @@ impl View {
         } else {
             Role::Learner
         };
-        let replicated = self.replication.as_ref().and_then(|replication| replication.get(&node_id.0));
         Member {
             node_id,
             role,
-            info: NodeInfo {
-                addresses: [&addresses.addr_raft, &addresses.addr_api]
-                    .into_iter()
-                    .filter_map(|addr| addr.parse().ok())
-                    .collect(),
-                ..NodeInfo::default()
-            },
+            public_key: None,
+            addresses: [&addresses.addr_raft, &addresses.addr_api]
+                .into_iter()
+                .filter_map(|addr| addr.parse().ok())
+                .collect(),
+            relay_url: None,
+            http_addr: None,
             backend: Some(BackendAddresses {
                 raft_addr: addresses.addr_raft.clone(),
                 api_addr: addresses.addr_api.clone(),
             }),
-            matched_index: replicated.and_then(|id| id.map(|id| id.index)),
+            matched_index: self.matched_index(node_id),
             last_heard_ms: None,
         }
     }

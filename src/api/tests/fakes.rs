@@ -15,8 +15,8 @@ use crate::kv::json::{Connection, KnownPeer};
 use crate::kv::types::{
     AgentError, AgentReply, AgentRequest, BackupOrigin, ClusterError, ClusterId, ClusterStatus, Command, Key,
     KeyValue, KvError, Member, MembershipChange, MembershipChanged, NodeId, NodeInfo, NodeState, NodeView,
-    OpResult, OutstandingTicket, Peer, RangeReply, ReadReply, ReadRequest, Revision, Role, SecretHash,
-    TicketId, Value, WriteReply,
+    OpResult, OutstandingTicket, Peer, PublicKey, RangeReply, ReadReply, ReadRequest, Revision, Role,
+    SecretHash, TicketId, Value, WriteReply,
 };
 
 type OnWrite = Box<dyn Fn(Command) -> Result<WriteReply, KvError> + Send + Sync>;
@@ -127,7 +127,10 @@ pub(super) fn status(state: NodeState) -> ClusterStatus {
     let member = |node_id, role, address: &str| Member {
         node_id: NodeId(node_id),
         role,
-        info: NodeInfo { addresses: vec![address.parse().unwrap()], ..NodeInfo::default() },
+        public_key: Some(PublicKey::default()),
+        addresses: vec![address.parse().unwrap()],
+        relay_url: None,
+        http_addr: None,
         backend: None,
         matched_index: None,
         last_heard_ms: None,

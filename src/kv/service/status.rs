@@ -147,5 +147,16 @@ fn member(metrics: &Metrics, voters: &[NodeId], node_id: NodeId, info: &NodeInfo
         .and_then(|heartbeat| heartbeat.get(&node_id))
         .and_then(|heard| heard.as_ref())
         .and_then(|heard| u64::try_from(Instant::elapsed(&**heard).as_millis()).ok());
-    Member { node_id, role, info: info.clone(), backend: None, matched_index, last_heard_ms }
+    let NodeInfo { public_key, addresses, relay_url, http_addr } = info.clone();
+    Member {
+        node_id,
+        role,
+        public_key: Some(public_key),
+        addresses,
+        relay_url,
+        http_addr,
+        backend: None,
+        matched_index,
+        last_heard_ms,
+    }
 }

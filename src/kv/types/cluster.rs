@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ClusterId, NodeId, NodeInfo, Revision};
+use super::{ClusterId, NodeId, NodeInfo, PublicKey, Revision};
 
 /// A node that can be talked to: what a ticket holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,9 +144,14 @@ pub struct Member {
     pub node_id: NodeId,
     /// Its part, as far as the answering node knows.
     pub role: Role,
-    /// Its key and addresses.
-    #[serde(flatten)]
-    pub info: NodeInfo,
+    /// The key that its connections prove; none on a backend whose nodes prove shared secrets.
+    pub public_key: Option<PublicKey>,
+    /// Where it was reachable last.
+    pub addresses: Vec<SocketAddr>,
+    /// The relay that it can be reached through.
+    pub relay_url: Option<String>,
+    /// Where its HTTP API listens, as a hint for clients.
+    pub http_addr: Option<SocketAddr>,
     /// Where the backend `hiqlite` reaches it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend: Option<BackendAddresses>,

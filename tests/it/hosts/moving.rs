@@ -21,7 +21,7 @@ const FOUND_AFTER_SILENCE_WITHIN: Duration = Duration::from_secs(10);
 async fn addresses(node: &Node, id: u64) -> Vec<SocketAddr> {
     let status = node.status().await;
     let member = status.members.into_iter().find(|member| member.node_id == NodeId(id));
-    member.expect("the node is a member").info.addresses
+    member.expect("the node is a member").addresses
 }
 
 /// Waits until all nodes, and the node's own ticket, name its address of now.
