@@ -771,7 +771,18 @@ pub const HIQLITE_WAL_BYTES: u32 = 8 * 1024 * 1024;
 /// Applied entries after which Hiqlite makes a snapshot.
 pub const HIQLITE_SNAPSHOT_EVERY_ENTRIES: u64 = 10_000;
 
-/// Silence of a majority after which a leader of Hiqlite leads nobody: its longest election timeout.
+/// Heartbeat interval of embedded Hiqlite nodes. An append must be answered within one, whatever it carries.
+pub const HIQLITE_HEARTBEAT_INTERVAL_MS: u64 = 500;
+
+/// Election timeout of embedded nodes on one network, from and to. A follower waits for the longest one before its
+/// own begins, so three heartbeats may be lost.
+pub const HIQLITE_ELECTION_LAN_TIMEOUT_MS: (u64, u64) = (600, 1_200);
+
+/// Election timeout of embedded nodes between sites, from and to: Hiqlite's own.
+pub const HIQLITE_ELECTION_WAN_TIMEOUT_MS: (u64, u64) = (1_500, 3_000);
+
+/// Silence of a majority after which a leader of Hiqlite leads nobody: the longest election timeout that a
+/// cluster has which others run.
 pub const HIQLITE_QUORUM_LOST_AFTER_MS: u64 = 3_000;
 
 /// Time to connect to a node of a Hiqlite cluster.
@@ -782,6 +793,20 @@ pub const HIQLITE_PING_TIMEOUT_MS: u64 = 2_000;
 
 /// Pause between two looks at a Hiqlite cluster that this process is a client of.
 pub const HIQLITE_POLL_INTERVAL_MS: u64 = 500;
+
+/// Time for a look that only keeps up to date what this process shows of a Hiqlite cluster.
+pub const HIQLITE_REFRESH_TIMEOUT_MS: u64 = 500;
+
+/// Questions to a new leader of a Hiqlite cluster, over the connection to the old one. The first two may be
+/// written before its end shows, and the third one shows it.
+pub const HIQLITE_ROUSING_COUNT: u64 = 4;
+
+/// Pause between two of them.
+pub const HIQLITE_ROUSING_PAUSE_MS: u64 = 50;
+
+/// Time after which another node leads and what was sent to the old leader is given up. Hiqlite's client connects to
+/// the new one after a second.
+pub const HIQLITE_DEPOSED_WAIT_MS: u64 = 2_000;
 
 /// Pause between two looks at this process's own metrics while a change in them is waited for.
 pub const HIQLITE_LOOK_INTERVAL_MS: u64 = 20;
@@ -804,6 +829,13 @@ pub const HIQLITE_STOP_TIMEOUT_MS: u64 = 21_000;
 const _: () = assert!(STREAM_IDLE_MS * 2 < PURGED_READ_WAIT_MS);
 const _: () = assert!(COMMAND_MAX_BYTES * 2 < HIQLITE_WAL_BYTES as usize);
 const _: () = assert!(HIQLITE_PING_TIMEOUT_MS < REQUEST_TIMEOUT_MS);
+const _: () = assert!(HIQLITE_REFRESH_TIMEOUT_MS <= HIQLITE_POLL_INTERVAL_MS);
+const _: () = assert!(HIQLITE_ROUSING_COUNT * HIQLITE_ROUSING_PAUSE_MS < HIQLITE_REFRESH_TIMEOUT_MS);
+const _: () = assert!(HIQLITE_DEPOSED_WAIT_MS < REQUEST_TIMEOUT_MS);
+const _: () = assert!(HIQLITE_HEARTBEAT_INTERVAL_MS < HIQLITE_ELECTION_LAN_TIMEOUT_MS.0);
+const _: () = assert!(HIQLITE_ELECTION_LAN_TIMEOUT_MS.0 < HIQLITE_ELECTION_LAN_TIMEOUT_MS.1);
+const _: () = assert!(HIQLITE_ELECTION_LAN_TIMEOUT_MS.1 < HIQLITE_ELECTION_WAN_TIMEOUT_MS.0);
+const _: () = assert!(HIQLITE_ELECTION_WAN_TIMEOUT_MS.1 <= HIQLITE_QUORUM_LOST_AFTER_MS);
 const _: () = assert!(VALUE_MAX_BYTES + KEY_MAX_BYTES < COMMAND_MAX_BYTES);
 const _: () = assert!(COMMAND_MAX_BYTES * 2 < APPEND_BATCH_MAX_BYTES);
 const _: () = assert!((APPEND_BATCH_MAX_BYTES as u64) * 2 < WIRE_MESSAGE_MAX_BYTES);

@@ -76,16 +76,48 @@ impl HiqliteCluster {
         Ok(self.leader(deadline).await?.1.membership())
     }
 
-    /// Whether a node answers within the time of a request: one that has just started opens its ports last.
-    async fn answers_soon(&self, addr: &str) -> bool {
+    /// Waits until a node takes the secret, for the time of a request: one that has just started opens its
+    /// ports last.
+    async fn await_answer(&self, addr: &str) -> Result<(), CallError> {
         let until = Instant::now() + Duration::from_millis(limits::REQUEST_TIMEOUT_MS);
         let bound = Duration::from_millis(limits::HIQLITE_PING_TIMEOUT_MS);
         loop {
-            if self.management.answers(addr, bound).await {
-                return true;
+            match self.management.view(addr, bound).await {
+                // It knows the secret, and has no cluster that it could tell of.
+                Ok(_) | Err(CallError::Refused { .. }) => return Ok(()),
+                Err(CallError::SecretRefused { addr }) => return Err(CallError::SecretRefused { addr }),
+                Err(error) if Instant::now() >= until => return Err(error),
+                Err(_) => {}
+            }
+            tokio::time::sleep(Duration::from_millis(limits::HIQLITE_LOOK_INTERVAL_MS)).await;
+        }
+    }
+
+    /// Waits until the leader has brought a member's log as far as its own, but for what it may be behind. A vote
+    /// of one that it does not reach would be missing from then on.
+    async fn await_log(&self, node_id: NodeId, deadline: Instant) -> Result<(), ClusterError> {
+        let waited_ms = limits::REQUEST_TIMEOUT_MS;
+        let until = deadline.min(Instant::now() + Duration::from_millis(waited_ms));
+        loop {
+            let (_, view) = self.leader(deadline).await?;
+            let needed = view.last_log_index().saturating_sub(limits::PROMOTION_LAG_MAX_ENTRIES);
+            let matched = view.matched_index(node_id);
+            if matched >= Some(needed) {
+                return Ok(());
             }
             if Instant::now() >= until {
-                return false;
+                return Err(match (matched, view.addresses(node_id)) {
+                    (Some(matched), _) => ClusterError::CatchingUp { node_id, matched, needed, waited_ms },
+                    (None, addresses) => {
+                        let at = addresses.map_or("", |addresses| &addresses.addr_raft);
+                        let reason = format!(
+                            "it is a member without a vote, and the leader has not brought it anything at {at} \
+                             within {waited_ms} ms. Start it with the hiqlite.secret_raft_file and the hiqlite.tls of \
+                             the others, or remove it"
+                        );
+                        ClusterError::Unreachable { node_id, reason }
+                    }
+                });
             }
             tokio::time::sleep(Duration::from_millis(limits::HIQLITE_LOOK_INTERVAL_MS)).await;
         }
@@ -102,15 +134,16 @@ impl HiqliteCluster {
         let (addr_raft, addr_api) = (raft_addr.to_string(), api_addr.to_string());
         if let Some(known) = view.addresses(peer.node_id) {
             let is_same = known.addr_raft == addr_raft && known.addr_api == addr_api;
-            return if is_same { Ok(()) } else { Err(ClusterError::NodeIdTaken { node_id: peer.node_id }) };
+            if !is_same {
+                return Err(ClusterError::NodeIdTaken { node_id: peer.node_id });
+            }
+            return self.await_log(peer.node_id, deadline).await;
         }
-        if !self.answers_soon(&addr_api).await {
-            let reason = format!("no Hiqlite node answers at {addr_api}");
-            return Err(ClusterError::Unreachable { node_id: peer.node_id, reason });
-        }
+        self.await_answer(&addr_api).await.map_err(|error| failed(peer.node_id, &error))?;
         let learner = Learner { node_id: peer.node_id.0, addr_api, addr_raft };
         let added = self.management.add_learner(&leader, &learner, left(deadline)).await;
-        added.map_err(|error| failed(peer.node_id, &error))
+        added.map_err(|error| failed(peer.node_id, &error))?;
+        self.await_log(peer.node_id, deadline).await
     }
 
     /// Gives votes to those that have none and shall.
@@ -119,6 +152,9 @@ impl HiqliteCluster {
         let current = view.voters();
         if voters.is_subset(&current) {
             return Ok(());
+        }
+        for node_id in voters.difference(&current) {
+            self.await_log(*node_id, deadline).await?;
         }
         // One that is not named would leave: those that are to go do so later, one by one.
         let all: Vec<NodeId> = current.union(voters).copied().collect();
@@ -198,7 +234,7 @@ fn left(deadline: Instant) -> Duration {
 fn failed(node_id: NodeId, error: &CallError) -> ClusterError {
     match error {
         CallError::Refused { reason, .. } if reason.contains("InProgress") => ClusterError::ChangeInProgress,
-        _ => ClusterError::Unreachable { node_id, reason: error.to_string() },
+        _ => ClusterError::Unreachable { node_id, reason: CallError::told(std::slice::from_ref(error)) },
     }
 }
 

@@ -1,5 +1,9 @@
 //! The way to the replicated SQLite, whether this process is a node of it or a client.
 //!
+//! Hiqlite's client keeps one connection, to the leader. It notices the end of one that is younger than ten seconds
+//! only when it writes to it, and what was under way then is answered by nobody. So the link asks each new leader
+//! something at once ([`Link::refresh`]), and gives up what was sent to the one before.
+//!
 //! # Tiger Style
 //! No wait is Hiqlite's own, whose bounds are up to two minutes: each call has a deadline.
 
@@ -7,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
+use futures::future::join_all;
 use hiqlite::{Client, Error};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -44,6 +49,10 @@ pub struct Link {
     /// The last view of a cluster that this process is a client of, or why there is none.
     seen: watch::Sender<Result<View, String>>,
     revision: AtomicU64,
+    /// The leader, as it was seen last; of a cluster that has none, the one before.
+    led_by: watch::Sender<Option<NodeId>>,
+    /// The leader that has answered a question since it leads; 0 is none.
+    reached: AtomicU64,
 }
 
 /// Why a statement did not run.
@@ -68,6 +77,8 @@ impl Link {
             stage: watch::Sender::new(stage),
             seen: watch::Sender::new(Err("the cluster was not asked yet".to_owned())),
             revision: AtomicU64::new(0),
+            led_by: watch::Sender::new(None),
+            reached: AtomicU64::new(0),
         }
     }
 
@@ -173,27 +184,70 @@ impl Link {
         let mut last = "no leader answered".to_owned();
         loop {
             let client = self.client(deadline).await?;
-            match timeout_at(deadline, look_once(&client, consistency, session, wanted)).await {
-                Ok(Ok(seen)) => {
+            let looked = look_once(&client, consistency, session, wanted);
+            match self.answered(deadline, looked).await {
+                Some(Ok(seen)) => {
                     self.note(seen.revision);
                     return Ok(seen);
                 }
-                Ok(Err(Fault::Refused(error))) => return Err(error),
-                Ok(Err(Fault::NoTables)) => self.make_tables(&client, deadline).await?,
-                Ok(Err(Fault::NotApplied(reason) | Fault::Unknown(reason))) => last = reason,
-                Err(_) => return Err(no_quorum(last)),
+                Some(Err(Fault::Refused(error))) => return Err(error),
+                Some(Err(Fault::NoTables)) => self.make_tables(&client, deadline).await?,
+                Some(Err(Fault::NotApplied(reason) | Fault::Unknown(reason))) => last = reason,
+                None => return Err(no_quorum(last)),
             }
             pause(deadline, &last).await?;
         }
     }
 
-    /// Keeps the revision that this node shows up to date. What fails is told by the next read or write.
+    /// Keeps up to date what this node shows of the cluster, and its connection to the leader. What fails is told
+    /// by the next read or write.
     pub async fn refresh(&self) {
-        if self.is_up() {
-            let deadline = Instant::now() + Duration::from_millis(limits::REQUEST_TIMEOUT_MS);
-            if let Err(error) = self.look(deadline, Consistency::Stale, None, &[]).await {
-                tracing::debug!("the revision is not known: {error}");
+        let Stage::Up(client) = self.stage() else { return };
+        if let Some(leader) = self.view().ok().and_then(|view| view.leader()) {
+            self.led_by.send_if_modified(|led_by| led_by.replace(leader) != Some(leader));
+            if self.reached.load(Ordering::Relaxed) != leader.0 {
+                self.rouse(&client, leader).await;
             }
+        }
+        let deadline = Instant::now() + Duration::from_millis(limits::HIQLITE_REFRESH_TIMEOUT_MS);
+        if let Err(error) = self.look(deadline, Consistency::Stale, None, &[]).await {
+            tracing::debug!("the revision is not known: {error}");
+        }
+    }
+
+    /// Asks the leader something, over whatever connection there is, several times: a dead one shows by that.
+    async fn rouse(&self, client: &Client, leader: NodeId) {
+        self.reached.store(0, Ordering::Relaxed);
+        let bound = Duration::from_millis(limits::HIQLITE_REFRESH_TIMEOUT_MS);
+        let questions = (0..limits::HIQLITE_ROUSING_COUNT).map(async |number| {
+            tokio::time::sleep(Duration::from_millis(number * limits::HIQLITE_ROUSING_PAUSE_MS)).await;
+            let asked = client.query_consistent("SELECT 1", hiqlite::Params::new());
+            tokio::time::timeout(bound, asked).await.is_ok_and(|answer| answer.is_ok())
+        });
+        if join_all(questions).await.contains(&true) {
+            self.reached.store(leader.0, Ordering::Relaxed);
+        }
+    }
+
+    /// What a call comes to; none where the time is up. One that another node has led for a while since it was
+    /// made is given up: the old leader's answer does not come any more.
+    async fn answered<T>(
+        &self,
+        deadline: Instant,
+        call: impl Future<Output = Result<T, Fault>>,
+    ) -> Option<Result<T, Fault>> {
+        let mut led_by = self.led_by.subscribe();
+        let at_first = *led_by.borrow_and_update();
+        let deposed = async {
+            let another = |leader: &Option<NodeId>| at_first.is_some() && *leader != at_first;
+            if led_by.wait_for(another).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(Duration::from_millis(limits::HIQLITE_DEPOSED_WAIT_MS)).await;
+        };
+        tokio::select! {
+            answer = timeout_at(deadline, call) => answer.ok(),
+            () = deposed => Some(Err(Fault::Unknown("another leader was elected meanwhile".to_owned()))),
         }
     }
 
@@ -204,8 +258,9 @@ impl Link {
         deadline: Instant,
         (sql, params): (String, hiqlite::Params),
     ) -> Result<Option<Revision>, Fault> {
-        let sent = timeout_at(deadline, client.execute_returning(sql, params)).await;
-        let rows = sent.map_err(|_| Fault::Unknown("no leader answered".to_owned()))?.map_err(fault)?;
+        let sent = async { client.execute_returning(sql, params).await.map_err(fault) };
+        let sent = self.answered(deadline, sent).await;
+        let rows = sent.unwrap_or_else(|| Err(Fault::Unknown("no leader answered".to_owned())))?;
         let mut revision = None;
         for row in rows {
             let number: i64 = row.map_err(fault)?.try_get("revision").map_err(fault)?;

@@ -4,6 +4,8 @@
 //! A call ends within the bound that it is given; an answer is at most
 //! [`limits::HIQLITE_ANSWER_MAX_BYTES`] long.
 
+use std::collections::BTreeSet;
+use std::io;
 use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
@@ -25,7 +27,7 @@ pub struct Management {
     secret: String,
 }
 
-/// Why a call failed.
+/// Why a call failed. [`CallError::told`] adds what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
     /// Nothing was sent, or nothing came back.
@@ -38,10 +40,26 @@ pub enum CallError {
         /// Why.
         reason: String,
     },
+    /// It listens and gives no answer: it ends, or there is TLS where there should be none, or the other way round.
+    #[error("the Hiqlite node at {addr} breaks off over {scheme}: {reason}")]
+    BrokenOff {
+        /// Where.
+        addr: String,
+        /// How.
+        scheme: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// Its certificate is not one that is taken.
+    #[error("the certificate of the Hiqlite node at {addr} is not trusted: {reason}")]
+    NotTrusted {
+        /// Where.
+        addr: String,
+        /// Why.
+        reason: String,
+    },
     /// The secret is another.
-    #[error(
-        "the Hiqlite node at {addr} refuses the secret of the API. Give every node and client of the cluster the same hiqlite.secret_api_file"
-    )]
+    #[error("the Hiqlite node at {addr} refuses the secret of the API")]
     SecretRefused {
         /// Where.
         addr: String,
@@ -156,15 +174,11 @@ impl Management {
             Some(body) => request.json(body),
             None => request,
         };
-        let unreachable = |error: reqwest::Error| CallError::Unreachable {
-            addr: addr.to_owned(),
-            scheme: self.scheme,
-            reason: sentence(&error),
-        };
-        let mut answer = request.send().await.map_err(unreachable)?;
+        let failed = |error: reqwest::Error| self.failed(addr, &error);
+        let mut answer = request.send().await.map_err(failed)?;
         let status = answer.status();
         let mut bytes = Vec::new();
-        while let Some(piece) = answer.chunk().await.map_err(unreachable)? {
+        while let Some(piece) = answer.chunk().await.map_err(failed)? {
             bytes.extend_from_slice(&piece);
             if bytes.len() > limits::HIQLITE_ANSWER_MAX_BYTES {
                 let reason = format!("its answer is longer than {} bytes", limits::HIQLITE_ANSWER_MAX_BYTES);
@@ -182,6 +196,59 @@ impl Management {
             }),
         }
     }
+
+    /// A call that brought no answer.
+    fn failed(&self, addr: &str, error: &reqwest::Error) -> CallError {
+        let (addr, scheme, reason) = (addr.to_owned(), self.scheme, sentence(error));
+        match tls_error(error) {
+            Some(rustls::Error::InvalidCertificate(_)) => CallError::NotTrusted { addr, reason },
+            None if error.is_connect() || error.is_timeout() => {
+                CallError::Unreachable { addr, scheme, reason }
+            }
+            // What speaks TLS breaks off at the first word without.
+            _ => CallError::BrokenOff { addr, scheme, reason },
+        }
+    }
+}
+
+impl CallError {
+    /// What to do about it.
+    fn advice(&self) -> Option<&'static str> {
+        match self {
+            Self::Unreachable { .. } | Self::Refused { .. } => None,
+            Self::BrokenOff { .. } => Some(
+                "If it runs, give hiqlite.tls the value of the cluster's nodes: off, or self-signed where they have certificates",
+            ),
+            Self::NotTrusted { .. } => Some(
+                "Have an authority sign it that this system trusts, or set hiqlite.tls to self-signed, which takes any",
+            ),
+            Self::SecretRefused { .. } => {
+                Some("Give every node and client of the cluster the same hiqlite.secret_api_file")
+            }
+        }
+    }
+
+    /// Why calls failed, and once what to do about it.
+    #[must_use]
+    pub fn told(errors: &[Self]) -> String {
+        let mut text = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        let advices: BTreeSet<_> = errors.iter().filter_map(Self::advice).collect();
+        for advice in advices {
+            text += ". ";
+            text += advice;
+        }
+        text
+    }
+}
+
+/// What TLS found wrong, if that is why.
+fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    if let Some(error) = error.downcast_ref() {
+        return Some(error);
+    }
+    // An I/O error passes the one that it holds over, and names that one's source as its own.
+    let held = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    held.and_then(|held| tls_error(held)).or_else(|| error.source().and_then(tls_error))
 }
 
 /// Hiqlite's errors are objects of one field.

@@ -45,7 +45,7 @@ impl HiqliteStore {
         let deadline = deadline();
         let blind = evaluate::blind(txn);
         let mut look_first = blind.is_none();
-        // Whether a sending before has left its outcome open.
+        // Until when it could be found out, where a sending before has left its outcome open.
         let mut in_doubt = None;
         loop {
             let prepared = match (&blind, look_first) {
@@ -72,9 +72,9 @@ impl HiqliteStore {
                 }
                 Err(Fault::NotApplied(reason)) => reason,
                 // Only a session tells whether it was applied.
-                Err(Fault::Unknown(_)) if session.is_none() => return Err(unknown()),
+                Err(Fault::Unknown(_)) if session.is_none() => return Err(unknown(deadline)),
                 Err(Fault::Unknown(reason)) => {
-                    in_doubt = Some(());
+                    in_doubt = Some(deadline);
                     reason
                 }
             };
@@ -194,13 +194,16 @@ fn contended() -> KvError {
     KvError::Contended { waited_ms: limits::REQUEST_TIMEOUT_MS }
 }
 
-fn unknown() -> KvError {
-    KvError::OutcomeUnknown { waited_ms: limits::REQUEST_TIMEOUT_MS }
+fn unknown(deadline: Instant) -> KvError {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let bound = Duration::from_millis(limits::REQUEST_TIMEOUT_MS);
+    let waited = bound.saturating_sub(left).as_millis();
+    KvError::OutcomeUnknown { waited_ms: u64::try_from(waited).unwrap_or(limits::REQUEST_TIMEOUT_MS) }
 }
 
 /// An error that ends the attempts, of which an earlier one may have been applied.
-fn doubt(in_doubt: Option<()>, error: KvError) -> KvError {
-    if in_doubt.is_some() { unknown() } else { error }
+fn doubt(in_doubt: Option<Instant>, error: KvError) -> KvError {
+    in_doubt.map_or(error, unknown)
 }
 
 #[async_trait]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hiqlite::{Client, LogSync, Node, NodeConfig};
+use hiqlite::{Client, LogSync, Node, NodeConfig, RaftConfig};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
@@ -21,10 +21,10 @@ use super::supervisor::{Part, PartResult, Supervision};
 use super::systemd::Systemd;
 use super::{Banner, Surroundings, stop_timeout, systemd};
 use crate::api::{self, ApiState, PeerError, PeerExchange};
-use crate::config::{Bootstrap, Config, HiqliteConfig, HiqliteMode, HiqliteTls};
+use crate::config::{Bootstrap, Config, HiqliteConfig, HiqliteMode, HiqliteTls, NetworkProfile};
 use crate::hiqlite::ticket::Ticket;
 use crate::hiqlite::{
-    BACKEND, Founding, HiqliteCluster, HiqliteStore, Link, Management, Membership, Stage, View,
+    BACKEND, CallError, Founding, HiqliteCluster, HiqliteStore, Link, Management, Membership, Stage, View,
 };
 use crate::kv::interface::{ClusterController, NodeAgents};
 use crate::kv::json::KnownPeer;
@@ -80,7 +80,8 @@ pub(super) async fn run(
             let (founding, founded) = founding(&config, node_id, &membership);
             let link = Arc::new(Link::new(node_id, true, first_stage(node_id, &membership)));
             let secret_raft = config.read_hiqlite_secret_raft()?.expose().to_owned();
-            let settings = node_config(&ticket, &home, &membership, tls, (secret_raft, secret_api));
+            let raft = raft_config(config.network_profile);
+            let settings = node_config(&ticket, &home, &membership, tls, raft, (secret_raft, secret_api));
             let part = embedded(settings, link.clone(), membership, ticket, founded, parts_stop.clone());
             supervision.run(Part::vital("hiqlite", part));
             (link, founding, ticket.to_string())
@@ -184,6 +185,7 @@ fn node_config(
     home: &Path,
     membership: &Membership,
     tls: HiqliteTls,
+    raft_config: RaftConfig,
     (secret_raft, secret_api): (String, String),
 ) -> NodeConfig {
     let own =
@@ -205,7 +207,7 @@ fn node_config(
         // What is acknowledged is on disk.
         wal_sync: LogSync::Immediate,
         wal_size: limits::HIQLITE_WAL_BYTES,
-        raft_config: NodeConfig::default_raft_config(limits::HIQLITE_SNAPSHOT_EVERY_ENTRIES),
+        raft_config,
         tls_raft: tls.clone(),
         tls_api: tls,
         secret_raft,
@@ -213,6 +215,22 @@ fn node_config(
         // A vote is given by whoever asks for it.
         learner_only: true,
         ..NodeConfig::default()
+    }
+}
+
+/// How long a leader may be silent. A follower waits for the longest election timeout, then for its own, and looks
+/// at the clock every one and a half heartbeats. Whoever was connected to the old leader has to find the new one in
+/// the seconds after that: Hiqlite's clients try five times, a second apart, and then every five seconds.
+fn raft_config(profile: NetworkProfile) -> RaftConfig {
+    let (election_timeout_min, election_timeout_max) = match profile {
+        NetworkProfile::Lan => limits::HIQLITE_ELECTION_LAN_TIMEOUT_MS,
+        NetworkProfile::Wan => limits::HIQLITE_ELECTION_WAN_TIMEOUT_MS,
+    };
+    RaftConfig {
+        heartbeat_interval: limits::HIQLITE_HEARTBEAT_INTERVAL_MS,
+        election_timeout_min,
+        election_timeout_max,
+        ..NodeConfig::default_raft_config(limits::HIQLITE_SNAPSHOT_EVERY_ENTRIES)
     }
 }
 
@@ -327,10 +345,10 @@ impl RemoteClient {
                         newest = Some(view);
                     }
                 }
-                Err(reason) => reasons.push(reason.to_string()),
+                Err(reason) => reasons.push(reason),
             }
         }
-        newest.ok_or_else(|| reasons.join("; "))
+        newest.ok_or_else(|| CallError::told(&reasons))
     }
 
     fn connect(&self, link: Arc<Link>) -> impl Future<Output = ()> + Send + 'static {

@@ -10,6 +10,9 @@ use crate::support::hiqlite::{Embedded, remote, secret};
 use crate::support::node::Node;
 use crate::support::wait_until;
 
+/// The setting of how connections are protected.
+const TLS: &str = "ASPEN_HIQLITE__TLS";
+
 /// Longest answer of a read or write, with room for a busy machine.
 const ANSWER: Duration = Duration::from_secs(8);
 
@@ -85,6 +88,7 @@ fn a_cluster_is_formed_loses_its_leader_and_has_every_acknowledged_write() {
     }
     let status = nodes[2].node.get("/cluster").ok();
     assert_eq!(status["members"][0]["backend"]["api_addr"], json!(nodes[0].api_addr.to_string()));
+    assert_eq!(status["members"][0]["public_key"], Value::Null, "nodes of Hiqlite have no keys");
     write(&nodes, &mut written, 20);
 
     println!("kill -9 of the leader");
@@ -92,7 +96,9 @@ fn a_cluster_is_formed_loses_its_leader_and_has_every_acknowledged_write() {
     nodes[old].node.kill();
     let killed = Instant::now();
     write(&nodes, &mut written, 1);
-    println!("the first write was acknowledged {:?} after the kill", killed.elapsed());
+    let took = killed.elapsed();
+    println!("the first write was acknowledged {took:?} after the kill");
+    assert!(took < ANSWER, "{took:?}");
     write(&nodes, &mut written, 20);
     assert_ne!(leader(&nodes), old);
 
@@ -149,13 +155,84 @@ fn a_client_of_the_cluster_reads_and_writes_and_says_what_is_wrong() {
     expect_no_quorum(&mut stranger, "refuses the secret");
 
     println!("TLS that the cluster does not speak");
-    let mut mismatched = remote(7, dir.path(), &[first.api_addr]).with_env("ASPEN_HIQLITE__TLS", "verified");
-    expect_no_quorum(&mut mismatched, "over https");
+    let client = || remote(7, dir.path(), &[first.api_addr]);
+    for mut mismatched in [client().with_env(TLS, "self-signed"), verifying(client())] {
+        expect_no_quorum(&mut mismatched, "breaks off over https");
+    }
 
     println!("a cluster that is not there");
     let nobody = Embedded::new(6, dir.path()).api_addr;
     let mut lonely = remote(5, dir.path(), &[nobody]);
     expect_no_quorum(&mut lonely, "cannot be reached");
+}
+
+#[test]
+fn tls_is_spoken_among_nodes_and_by_clients_and_what_does_not_match_is_said_in_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Embedded::new(1, dir.path()).with_env(TLS, "self-signed").found();
+    let mut second = Embedded::new(2, dir.path()).with_env(TLS, "self-signed");
+    second.node.start();
+    first.add(&second.node);
+    first.node.post("/change-membership", &json!({ "voters": [1, 2] })).ok();
+    let mut client = remote(9, dir.path(), &[first.api_addr, second.api_addr]).with_env(TLS, "self-signed");
+    client.start_serving();
+    client.put("through the client", "1");
+    second.node.wait_until_ready();
+    for node in [&first.node, &second.node, &client] {
+        assert_eq!(node.value("through the client").as_deref(), Some("1"));
+    }
+
+    println!("a client without TLS");
+    let mut plain = remote(8, dir.path(), &[first.api_addr]);
+    expect_no_quorum(&mut plain, "breaks off over http:");
+    println!("a client that trusts authorities alone");
+    let mut strict = verifying(remote(7, dir.path(), &[first.api_addr]));
+    expect_no_quorum(&mut strict, "is not trusted");
+    println!("a node without TLS");
+    let mut third = Embedded::new(3, dir.path());
+    third.node.start();
+    expect_not_added(&first, &third.node, "breaks off over https");
+    assert_eq!(first.node.get("/cluster").ok()["members"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn a_node_with_another_secret_gets_no_vote() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Embedded::founded(dir.path());
+    let wrong = secret(dir.path(), "wrong", "NotTheSecretAtAll").to_str().unwrap().to_owned();
+
+    println!("another secret of the API");
+    let mut second = Embedded::new(2, dir.path()).with_env("ASPEN_HIQLITE__SECRET_API_FILE", &wrong);
+    second.node.start();
+    expect_not_added(&first, &second.node, "refuses the secret");
+    let members = |node: &Node| node.get("/cluster").ok()["members"].as_array().unwrap().len();
+    assert_eq!(members(&first.node), 1);
+
+    println!("another secret of the nodes, which shows once the leader sends to it");
+    let mut third = Embedded::new(3, dir.path()).with_env("ASPEN_HIQLITE__SECRET_RAFT_FILE", &wrong);
+    third.node.start();
+    expect_not_added(&first, &third.node, "secret_raft_file");
+    let promoted = first.node.post("/change-membership", &json!({ "voters": [1, 3] }));
+    assert_eq!(promoted.json()["error"]["code"], "unreachable", "{promoted:?}");
+    first.node.put("still", "writable");
+    let removed = first.node.post("/change-membership", &json!({ "remove": [3] })).ok();
+    assert_eq!((&removed["voters"], &removed["learners"]), (&json!([1]), &json!([])));
+}
+
+/// A client that trusts one authority, which has signed nothing, whatever this machine trusts.
+fn verifying(client: Node) -> Node {
+    const AUTHORITY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/authority.pem");
+    client.with_env(TLS, "verified").with_env("SSL_CERT_FILE", AUTHORITY)
+}
+
+/// The node is not taken in, which is said in time, with the reason.
+fn expect_not_added(by: &Embedded, node: &Node, why: &str) {
+    let began = Instant::now();
+    let answer = by.node.post("/add-learner", &json!({ "ticket": node.endpoint() }));
+    assert!(began.elapsed() < ANSWER * 2, "{:?}", began.elapsed());
+    let error = &answer.json()["error"];
+    assert_eq!(error["code"], "unreachable", "{answer:?}");
+    assert!(error["message"].as_str().unwrap().contains(why), "{answer:?}");
 }
 
 /// The node answers in time that there is no cluster, and why.
@@ -228,8 +305,13 @@ fn keys_and_values_are_data_whatever_they_look_like() {
 fn a_data_directory_belongs_to_one_backend() {
     let dir = tempfile::tempdir().unwrap();
     let mut first = Embedded::founded(dir.path());
-    first.node.kill();
     let mut raft = Node::new(1, dir.path(), &[]);
+    println!("while the other one runs");
+    raft.spawn();
+    assert!(!raft.wait_for_end().success());
+    assert!(raft.last_log().contains("is in use by"), "{}", raft.last_log());
+    println!("and after it");
+    first.node.kill();
     raft.spawn();
     assert!(!raft.wait_for_end().success());
     assert!(raft.last_log().contains("of the control backend hiqlite"), "{}", raft.last_log());

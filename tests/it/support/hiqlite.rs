@@ -53,12 +53,22 @@ impl Embedded {
         Self { node, api_addr }
     }
 
+    /// Sets a variable of the environment for the starts to come.
+    pub fn with_env(mut self, name: &str, value: &str) -> Self {
+        self.node = self.node.with_env(name, value);
+        self
+    }
+
     /// One that has founded its cluster.
     pub fn founded(base: &Path) -> Self {
-        let mut first = Self::new(1, base);
-        first.node.start();
-        first.node.post("/init", &json!({})).ok();
-        first
+        Self::new(1, base).found()
+    }
+
+    /// Starts it, and has it found its cluster.
+    pub fn found(mut self) -> Self {
+        self.node.start();
+        self.node.post("/init", &json!({})).ok();
+        self
     }
 
     /// Adds a node, which must run, as a learner.
