@@ -109,6 +109,21 @@ pub(super) fn check(loaded: &Loaded) -> Result<(), ConfigError> {
         return Err(loaded.refused("peers", reason.to_owned()));
     }
     config.read_hiqlite_secret_api()?;
+    if *tls != HiqliteTls::Off {
+        let is_ipv6 = |node: &&String| node.rsplit_once(':').is_some_and(|(host, _)| host.contains(':'));
+        let known = match mode {
+            HiqliteMode::Remote => nodes.iter().find(is_ipv6).cloned(),
+            HiqliteMode::Embedded => {
+                [raft_addr, api_addr].into_iter().find(|addr| addr.is_ipv6()).map(ToString::to_string)
+            }
+        };
+        if let Some(addr) = known {
+            let reason = format!(
+                "Hiqlite speaks TLS to names and IPv4 addresses alone, and {addr} is an IPv6 address"
+            );
+            return Err(loaded.refused("hiqlite.tls", reason));
+        }
+    }
     match mode {
         HiqliteMode::Remote if nodes.is_empty() => {
             return Err(

@@ -458,6 +458,8 @@ fn settings_of_hiqlite_that_no_node_could_run_with_are_refused() {
     with("raft_addr = '0.0.0.0:1'").refused(&["hiqlite.raft_addr", "could not reach it"]);
     with("api_addr = '127.0.0.1:4602'").refused(&["hiqlite.api_addr", "hiqlite.raft_addr"]);
     with("tls = 'verified'").refused(&["hiqlite.tls", "no authority"]);
+    with("tls = 'self-signed'\nraft_addr = '[::1]:4602'").refused(&["hiqlite.tls", "[::1]:4602", "IPv4"]);
+    with("tls = 'verified'\nmode = 'remote'\nnodes = ['[::1]:4603']").refused(&["hiqlite.tls", "[::1]:4603"]);
     with("mode = 'remote'").refused(&["hiqlite.nodes", "no node is named"]);
     with("mode = 'remote'\nnodes = ['db/x:1']").refused(&["hiqlite.nodes", "db/x:1"]);
     with("mode = 'both'").refused(&["hiqlite.mode", "embedded or remote"]);
