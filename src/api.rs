@@ -17,7 +17,11 @@ mod backup;
 mod body;
 mod cluster;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+mod fakes;
 mod figures;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod guard;
 mod health;
 mod kv;

@@ -18,6 +18,8 @@ pub mod agents;
 mod bundle;
 #[cfg(test)]
 mod duplex;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod iroh_stream;
 pub mod links;
 pub mod messages;

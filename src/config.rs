@@ -28,6 +28,8 @@ mod backend;
 mod check;
 mod error;
 pub mod flags;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod keys;
 mod layers;
 mod peer;
@@ -258,15 +260,23 @@ impl Config {
     /// Reads all layers and checks the outcome.
     pub fn load(sources: &Sources<'_>) -> Result<Loaded, ConfigError> {
         let environment = layers::environment(&sources.environment)?;
-        let figment = match sources.flags.config.clone().or(environment.config_file) {
-            Some(path) => Figment::from(layers::defaults())
-                .merge(environment.settings)
-                .merge(layers::file(&path)?)
-                .merge(layers::flags(sources.flags)),
-            None => Figment::from(layers::defaults())
-                .merge(environment.settings)
-                .merge(layers::flags(sources.flags)),
+        let path = sources.flags.config.as_ref().or(environment.config_file.as_ref());
+        let file = path.map(|path| layers::file(path)).transpose()?;
+        Self::from_layers(environment, file, sources)
+    }
+
+    /// The same with a file that is read already.
+    fn from_layers(
+        environment: layers::Environment,
+        file: Option<Layer>,
+        sources: &Sources<'_>,
+    ) -> Result<Loaded, ConfigError> {
+        let figment = Figment::from(layers::defaults()).merge(environment.settings);
+        let figment = match file {
+            Some(file) => figment.merge(file),
+            None => figment,
         };
+        let figment = figment.merge(layers::flags(sources.flags));
         let profile =
             figment.extract_inner("network_profile").map_err(|error| bad_value(&figment, &error))?;
         let figment = figment.join(layers::profile(profile));

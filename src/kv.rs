@@ -8,6 +8,8 @@ pub mod backup;
 pub mod client;
 pub mod clock;
 pub mod forward;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 pub mod interface;
 #[cfg(feature = "net")]
 pub mod json;

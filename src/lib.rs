@@ -14,6 +14,7 @@
 //! | `cli` | the command line `aspen`, on the client library |
 //! | `node` | identity, supervision, start and stop |
 //! | `config`, [`limits`], `telemetry`, `metrics` | settings, bounds, logs, figures |
+//! | `fuzzing` | what must hold of every decoder of bytes from outside, in builds for that alone |
 //! | `planted` | bugs that the simulation must find, in its build alone |
 //!
 //! # The layer rule
@@ -35,6 +36,9 @@ pub mod cli;
 pub mod cluster;
 #[cfg(feature = "net")]
 pub mod config;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(feature = "hiqlite")]
 pub mod hiqlite;
 pub mod kv;

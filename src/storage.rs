@@ -23,6 +23,8 @@ pub mod database;
 pub mod digest;
 pub mod disk;
 mod fused_file;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod head;
 pub mod log_mem;
 pub mod log_redb;

@@ -18,6 +18,8 @@ pub mod client;
 mod forward;
 pub mod founding;
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod gate;
 mod heartbeat;
 mod hello;

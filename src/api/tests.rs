@@ -1,6 +1,5 @@
 //! The router over fakes: every way that a request can fail, and the bounds.
 
-mod fakes;
 mod wire;
 
 use axum::Router;
@@ -10,7 +9,7 @@ use futures::StreamExt;
 use serde_json::{Value as Json, json};
 use tower::ServiceExt;
 
-use self::fakes::{FakeAgents, FakeCluster, FakePeers, FakeStore, any_kv, status};
+use super::fakes::{FakeAgents, FakeCluster, FakePeers, FakeStore, any_kv, status};
 use super::*;
 use crate::kv::types::{
     AgentError, AgentReply, KvError, LeaderHint, NodeId, NodeState, RestoreId, RestoreStep, Revision,

@@ -161,9 +161,13 @@ fn typed(key: &Key, text: &str) -> Value {
 
 /// Reads the file.
 pub(super) fn file(path: &Path) -> Result<Layer, ConfigError> {
-    let text = read_file(path)?;
+    parse(path, &read_file(path)?)
+}
+
+/// Reads what is in the file.
+pub(super) fn parse(path: &Path, text: &str) -> Result<Layer, ConfigError> {
     let values: Dict =
-        toml::from_str(&text).map_err(|source| ConfigError::SyntaxFile { path: path.to_owned(), source })?;
+        toml::from_str(text).map_err(|source| ConfigError::SyntaxFile { path: path.to_owned(), source })?;
     refuse_unknown(path, &values)?;
     Ok(Layer { name: FILE, path: Some(path.to_owned()), values })
 }

@@ -8,6 +8,8 @@
 mod format;
 mod growing;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use format::take_row;
 pub use format::{BackupDecoder, BackupError, BackupHeader, Decoded};
 pub(crate) use format::{BackupRow, take_rows, write};
 pub use growing::BackupPieces;

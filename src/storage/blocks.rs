@@ -114,7 +114,7 @@ impl Totals {
         self.checksum = crc32c::crc32c_append(self.checksum, &checksum.to_le_bytes());
     }
 
-    fn encode(self) -> [u8; TRAILER_CONTENT_BYTES] {
+    pub(super) fn encode(self) -> [u8; TRAILER_CONTENT_BYTES] {
         let mut content = [0; TRAILER_CONTENT_BYTES];
         content[..8].copy_from_slice(&self.rows.to_le_bytes());
         content[8..16].copy_from_slice(&self.chunks.to_le_bytes());
@@ -171,7 +171,7 @@ impl<'o, W: Write> ChunkWriter<'o, W> {
     }
 }
 
-fn write_block(out: &mut impl Write, block: &[u8]) -> io::Result<u32> {
+pub(super) fn write_block(out: &mut impl Write, block: &[u8]) -> io::Result<u32> {
     assert!(
         !block.is_empty() && block.len() <= limits::SNAPSHOT_CHUNK_READ_MAX_BYTES,
         "a block of {} bytes could not be read back",

@@ -148,6 +148,12 @@ pub(crate) fn seal<H: Serialize>(table: Table, key: &[u8], header: &H, tail: &[u
     sealed
 }
 
+/// Seals a content that is encoded already.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn seal_content(table: Table, key: &[u8], content: &[u8]) -> Vec<u8> {
+    [&checksum(table, key, content).to_le_bytes(), content].concat()
+}
+
 /// Checks a sealed value and returns its content: header and raw bytes.
 pub(crate) fn unseal<'a>(table: Table, key: &[u8], sealed: &'a [u8]) -> Result<&'a [u8], StateError> {
     match sealed.split_first_chunk() {

@@ -11,7 +11,7 @@ use iroh::endpoint::{RecvStream, SendStream};
 use irpc::rpc::RemoteService;
 use irpc::util::AsyncReadVarintExt;
 use serde::de::DeserializeOwned;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::limits;
 
@@ -54,12 +54,15 @@ pub(super) async fn read_request_within<S: RemoteService>(
 }
 
 /// Reads the first message of a stream, which is due as soon as the stream is open.
-pub(super) async fn read_first<T: DeserializeOwned>(recv: &mut RecvStream) -> Result<T, StreamError> {
+pub(super) async fn read_first<T: DeserializeOwned>(
+    recv: &mut (impl AsyncRead + Unpin),
+) -> Result<T, StreamError> {
     read_first_within(recv, limits::WIRE_MESSAGE_MAX_BYTES).await
 }
 
-async fn read_first_within<T: DeserializeOwned>(
-    recv: &mut RecvStream,
+/// The same, of at most so many bytes.
+pub(super) async fn read_first_within<T: DeserializeOwned>(
+    recv: &mut (impl AsyncRead + Unpin),
     max_bytes: u64,
 ) -> Result<T, StreamError> {
     let read = async {
@@ -71,9 +74,12 @@ async fn read_first_within<T: DeserializeOwned>(
 }
 
 /// Waits for a further message, however long, and reads its length. None if the stream ends before it.
-pub(super) async fn next_len(recv: &mut RecvStream, max_bytes: u64) -> Result<Option<u64>, StreamError> {
+pub(super) async fn next_len(
+    recv: &mut (impl AsyncRead + Unpin),
+    max_bytes: u64,
+) -> Result<Option<u64>, StreamError> {
     let mut first = [0];
-    if AsyncReadExt::read(recv, &mut first).await? == 0 {
+    if AsyncReadExt::read(&mut *recv, &mut first).await? == 0 {
         return Ok(None);
     }
     let rest = async {
@@ -86,7 +92,7 @@ pub(super) async fn next_len(recv: &mut RecvStream, max_bytes: u64) -> Result<Op
 
 /// Reads what stands behind a length.
 pub(super) async fn read_rest<T: DeserializeOwned>(
-    recv: &mut RecvStream,
+    recv: &mut (impl AsyncRead + Unpin),
     len: u64,
 ) -> Result<T, StreamError> {
     in_time(decode(recv, len)).await
@@ -102,7 +108,10 @@ fn check(len: u64, max_bytes: u64) -> Result<(), StreamError> {
     if len > max_bytes { Err(StreamError::TooLarge(len)) } else { Ok(()) }
 }
 
-async fn decode<T: DeserializeOwned>(recv: &mut RecvStream, len: u64) -> Result<T, StreamError> {
+async fn decode<T: DeserializeOwned>(
+    recv: &mut (impl AsyncRead + Unpin),
+    len: u64,
+) -> Result<T, StreamError> {
     let mut bytes = Vec::new();
     recv.take(len).read_to_end(&mut bytes).await?;
     if bytes.len() as u64 != len {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use irpc::channel::mpsc;
 use openraft::alias::SnapshotOf;
 use openraft::errors::{ReplicationClosed, StreamingError, Unreachable};
@@ -17,7 +17,7 @@ use crate::kv::types::NodeId;
 use crate::limits;
 use crate::raft::installation;
 use crate::raft::types::{TypeConfig, Vote};
-use crate::storage::snapshot::SnapshotData;
+use crate::storage::snapshot::{IncomingSnapshot, SnapshotData};
 
 type Snapshot = SnapshotOf<TypeConfig, SnapshotData>;
 
@@ -75,23 +75,40 @@ pub(super) async fn receive(
             no_room.free_bytes, no_room.kept_bytes
         )
     })?;
-    let mut incoming = handlers.inbox.begin().map_err(|error| error.to_string())?;
-    let mut received = 0_u64;
-    loop {
+    let incoming = handlers.inbox.begin().map_err(|error| error.to_string())?;
+    let pieces = futures::stream::unfold(pieces, |pieces| async move {
         let piece = tokio::time::timeout(stall, pieces.recv()).await;
-        let piece = piece.map_err(|_| "the leader stopped sending".to_owned())?;
-        let Some(piece) = piece.map_err(|error| error.to_string())? else { break };
+        let piece = match piece {
+            Ok(piece) => piece.map_err(|error| error.to_string()).transpose()?,
+            Err(_) => Err("the leader stopped sending".to_owned()),
+        };
+        Some((piece, pieces))
+    });
+    let snapshot = take_in(header.len, pieces, incoming).await?;
+    let bytes = header.len;
+    tracing::info!(bytes, "a snapshot of {bytes} bytes arrived from the leader");
+    let snapshot = Snapshot { meta: header.meta, snapshot };
+    installation::install(&handlers.raft, &handlers.reader, header.vote, snapshot).await
+}
+
+/// Takes in the pieces of a snapshot of so many bytes.
+pub(super) async fn take_in(
+    len: u64,
+    pieces: impl Stream<Item = Result<Bytes, String>>,
+    mut incoming: IncomingSnapshot,
+) -> Result<SnapshotData, String> {
+    let mut pieces = std::pin::pin!(pieces);
+    let mut received = 0_u64;
+    while let Some(piece) = pieces.next().await {
+        let piece = piece?;
         received += piece.len() as u64;
-        if received > header.len {
-            return Err(format!("more bytes than the {} that were announced", header.len));
+        if received > len {
+            return Err(format!("more bytes than the {len} that were announced"));
         }
         incoming.write(piece).await.map_err(|error| error.to_string())?;
     }
-    if received != header.len {
-        return Err(format!("{received} bytes of the {} that were announced", header.len));
+    if received != len {
+        return Err(format!("{received} bytes of the {len} that were announced"));
     }
-    let snapshot = incoming.finish().await.map_err(|error| error.to_string())?;
-    let snapshot = Snapshot { meta: header.meta, snapshot };
-    tracing::info!(bytes = received, "a snapshot of {received} bytes arrived from the leader");
-    installation::install(&handlers.raft, &handlers.reader, header.vote, snapshot).await
+    incoming.finish().await.map_err(|error| error.to_string())
 }

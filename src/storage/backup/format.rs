@@ -143,6 +143,12 @@ impl<'c> BackupRow<'c> {
     }
 }
 
+/// The next row of a chunk.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn take_row<'c>(rows: &mut &'c [u8]) -> Result<BackupRow<'c>, String> {
+    BackupRow::take(rows)
+}
+
 /// The rows of a chunk, which come behind the key `last` in a backup of `revision`. It takes all or says
 /// what is wrong with them.
 pub(crate) fn take_rows<'c>(

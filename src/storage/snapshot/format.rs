@@ -160,9 +160,9 @@ pub(crate) fn has_trailer(last: &[u8; TRAILER_BYTES]) -> Result<(), SnapshotErro
     Ok(())
 }
 
-type Row<'c> = (Table, &'c [u8], &'c [u8]);
+pub(crate) type Row<'c> = (Table, &'c [u8], &'c [u8]);
 
-fn take_row<'c>(rest: &mut &'c [u8]) -> Result<Row<'c>, String> {
+pub(crate) fn take_row<'c>(rest: &mut &'c [u8]) -> Result<Row<'c>, String> {
     let (&table, behind) = rest.split_first().ok_or("a row is cut off")?;
     *rest = behind;
     let table = Table::from_id(table).ok_or_else(|| format!("table {table} is not known here"))?;

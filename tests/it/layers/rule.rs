@@ -22,6 +22,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("telemetry", &["limits"]),
     ("metrics", &["raft::traffic", "limits"]),
     ("config", &["telemetry", "kv::types", "limits"]),
+    ("fuzzing", &["*"]),
     ("node", &["*"]),
     ("bin", &["*"]),
 ];
