@@ -12,6 +12,8 @@ mod bench_over_iroh;
 mod conformance;
 mod damage;
 mod disk_pressure;
+
+mod examples;
 mod failover;
 #[cfg(feature = "hiqlite")]
 mod hiqlite_flow;
