@@ -1,10 +1,16 @@
 """Runs the commands that a document shows, in order, and compares what they print with what it says.
 
 A `console` block holds commands behind `$ `, each followed by what it prints. A command goes on over lines that end
-in a backslash. In a block `console terminals` each command has a terminal of its own: it is started and left
-running, and what the document shows is what it prints at first. Other blocks are not run.
+in a backslash. Words behind `console` say more:
 
-`…` stands for any text. Ids, keys, tickets, times and free space are never the same twice: both sides are
+  terminals   each command has a terminal of its own: it is started and left running, and what the document shows is
+              what it prints at first
+  eventually  what a command prints comes about after a while: it is run until it does
+  on NAME     on a machine of this name, with an address of its own, `/var/lib` of its own and no variables
+
+Other blocks are not run, and those in NOT_RUN are named with the reason.
+
+`…` stands for any text. In a command `aspenjoin…` stands for the join ticket that was printed last. Ids, keys, tickets, times and free space are never the same twice: both sides are
 compared without them (MASKS), and without the width of gaps.
 """
 
@@ -18,13 +24,20 @@ import tempfile
 import time
 from pathlib import Path
 
+from machines import Machines, NoMachines
+
 COMMAND_TIMEOUT_S = 60
 TERMINAL_TIMEOUT_S = 30
+EVENTUALLY_TIMEOUT_S = 30
 STOP_TIMEOUT_S = 15
 POLL_S = 0.05
 
-# Blocks whose commands are run.
-KINDS = ("console", "console terminals")
+# Blocks that show something to be done and are not run, by what they begin with.
+NOT_RUN = {
+    "sh": "it builds what is being checked, or checks all of it",
+    "nix": "the same module and options are tried by `nix flake check` (nixos/tests)",
+    "nix-shell": "it takes Nix",
+}
 
 # What differs between two runs, and what it is compared as. In this order.
 MASKS = [
@@ -46,32 +59,37 @@ MASKS = [
 
 
 class Command:
-    def __init__(self, line, text, in_terminal):
-        self.line, self.text, self.in_terminal, self.output = line, text, in_terminal, ""
+    def __init__(self, line, text, words):
+        self.line, self.text, self.output = line, text, ""
+        self.in_terminal, self.eventually = "terminals" in words, "eventually" in words
+        self.machine = words[words.index("on") + 1] if "on" in words else None
 
 
 def commands(document):
-    """The commands of a document, with the line that each stands in and what it shall print."""
-    found, kind = [], None
+    """The commands of a document, with the line that each stands in and what it shall print; and the blocks that are
+    not run, each with its line and the reason."""
+    found, left_out, words = [], [], None
     continued = False
     for number, line in enumerate(document.splitlines(), 1):
         if line.startswith("```"):
-            info = line[3:].strip()
-            kind = info if kind is None and info else None
+            # At the end of a block there are no words.
+            words = line[3:].split() if words is None else None
+            if words and words[0] in NOT_RUN:
+                left_out.append((number, NOT_RUN[words[0]]))
             continued = False
-        elif kind not in KINDS:
+        elif not words or words[0] != "console":
             continue
         elif continued:
             found[-1].text += "\n" + line
             continued = line.endswith("\\")
         elif line.startswith("$ "):
-            found.append(Command(number, line[2:], kind == "console terminals"))
+            found.append(Command(number, line[2:], words))
             continued = line.endswith("\\")
         elif not found:
             raise SystemExit(f"line {number}: a console block begins with a command behind '$ '")
         else:
             found[-1].output += line + "\n"
-    return found
+    return found, left_out
 
 
 def masked(text):
@@ -88,12 +106,15 @@ def matches(documented, printed, is_whole=True):
 
 
 class Shell:
-    """One shell for a document, so that what is exported stays, in a directory of its own."""
+    """One shell for a document, so that what is exported stays, in a directory of its own; or one for each machine
+    of a document."""
 
-    def __init__(self, directory, environment):
+    def __init__(self, directory, environment, enter=()):
         self.directory = directory
         self.terminals = []
         self.environment = environment
+        self.enter = list(enter)
+        directory.mkdir(exist_ok=True)
         self.state = directory / ".state"
         self.state.write_text("")
 
@@ -102,11 +123,19 @@ class Shell:
         return f"source {self.state}\n{text}\ncode=$?\nexport -p >{self.state}\nexit $code\n"
 
     def run(self, command):
+        deadline = time.monotonic() + EVENTUALLY_TIMEOUT_S
+        while True:
+            good, printed = self.run_once(command)
+            if good or not command.eventually or time.monotonic() >= deadline:
+                return good, printed
+            time.sleep(POLL_S)
+
+    def run_once(self, command):
         work = self.directory / "work"
         work.mkdir(exist_ok=True)
         try:
             done = subprocess.run(
-                ["bash", "-c", self.script(command.text)],
+                [*self.enter, "bash", "-c", self.script(command.text)],
                 cwd=work, env=self.environment, stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=COMMAND_TIMEOUT_S,
             )
@@ -122,7 +151,7 @@ class Shell:
         out, err = name.with_suffix(".out"), name.with_suffix(".err")
         with out.open("wb") as out_file, err.open("wb") as err_file:
             process = subprocess.Popen(
-                ["bash", "-c", f"source {self.state}\nexec {command.text}"],
+                [*self.enter, "bash", "-c", f"source {self.state}\nexec {command.text}"],
                 cwd=work, env=self.environment, stdin=subprocess.DEVNULL,
                 stdout=out_file, stderr=err_file, start_new_session=True,
             )
@@ -150,35 +179,84 @@ class Shell:
                 process.wait()
 
 
-def check(path, environment):
-    wanted = commands(path.read_text())
+class Document:
+    """The shells that a document's commands run in."""
+
+    def __init__(self, directory, environment, has_own_network):
+        self.directory, self.environment = directory, environment
+        self.has_own_network = has_own_network
+        self.own = Shell(directory, environment)
+        self.machines, self.of_machines = Machines(), {}
+        self.ticket = None
+
+    def shell_of(self, command):
+        if command.machine is None:
+            return self.own
+        if not self.has_own_network:
+            raise NoMachines("no network of their own can be made for them here")
+        if command.machine not in self.of_machines:
+            enter = self.machines.named(command.machine).enter()
+            self.of_machines[command.machine] = Shell(self.directory / command.machine, self.environment, enter)
+        return self.of_machines[command.machine]
+
+    def run(self, command):
+        shell = self.shell_of(command)
+        if "aspenjoin…" in command.text and self.ticket:
+            command.text = command.text.replace("aspenjoin…", self.ticket)
+        good, printed = (shell.open_terminal if command.in_terminal else shell.run)(command)
+        for ticket in re.findall(r"\baspenjoin[a-z0-9]{20,}", printed):
+            self.ticket = ticket
+        return good, printed
+
+    def close(self):
+        for shell in (*self.of_machines.values(), self.own):
+            shell.close()
+        self.machines.close()
+
+
+def check(path, environment, has_own_network):
+    wanted, left_out = commands(path.read_text())
     if not wanted:
         print(f"FAIL  {path}: it has no console block", flush=True)
         return False
+    no_machines = None
+    ran = 0
     with tempfile.TemporaryDirectory(prefix="aspen-documents-") as directory:
-        shell = Shell(Path(directory), environment)
+        document = Document(Path(directory), environment, has_own_network)
         try:
             for command in wanted:
-                good, printed = (shell.open_terminal if command.in_terminal else shell.run)(command)
+                if command.machine is not None and no_machines:
+                    continue
+                try:
+                    good, printed = document.run(command)
+                except NoMachines as reason:
+                    no_machines = str(reason)
+                    left_out.append((command.line, f"it needs several machines, and {reason}"))
+                    continue
+                ran += 1
                 if not good:
                     print(f"FAIL  {path}, line {command.line}:\n$ {command.text}")
                     print(f"documented:\n{command.output.rstrip()}\nprinted:\n{printed.rstrip()}", flush=True)
                     return False
         finally:
-            shell.close()
-    print(f"ok    {path}: {len(wanted)} commands", flush=True)
+            document.close()
+    print(f"ok    {path}: {ran} commands", flush=True)
+    for line, reason in sorted(left_out):
+        print(f"skip  {path}, line {line} is not run: {reason}", flush=True)
     return True
 
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--binaries", type=Path, required=True, help="directory with aspen-node and aspen")
+    arguments.add_argument("--own-network", action="store_true", help="this is in a network namespace of its own")
     arguments.add_argument("documents", type=Path, nargs="+")
     given = arguments.parse_args()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ASPEN_")}
-    environment["PATH"] = f"{given.binaries.resolve()}:{environment['PATH']}"
+    # In front of it cargo, which would build.
+    environment["PATH"] = f"{Path(__file__).resolve().parent}:{given.binaries.resolve()}:{environment['PATH']}"
     # All are run, so that one run tells all that is wrong.
-    results = [check(path, environment) for path in given.documents]
+    results = [check(path, environment, given.own_network) for path in given.documents]
     sys.exit(0 if all(results) else 1)
 
 

@@ -12,6 +12,7 @@ mod bench_over_iroh;
 mod conformance;
 mod damage;
 mod disk_pressure;
+mod documents;
 
 mod examples;
 mod failover;
