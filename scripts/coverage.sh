@@ -5,8 +5,9 @@
 #   scripts/coverage.sh --set-baseline    measures, prints, and writes the baseline
 #
 # The baseline is docs/coverage-baseline.txt: a percentage of lines for each module, and for all. The first run
-# makes it; without one this fails. Needs the component llvm-tools of the toolchain, and cargo-llvm-cov, which is
-# built into the target directory once. Builds instrumented binaries in a target directory of their own.
+# makes it; without one this fails. Needs the component llvm-tools of the toolchain, or llvm-cov and llvm-profdata of
+# the LLVM that rustc has, or of a newer one, on the PATH or as LLVM_COV and LLVM_PROFDATA; and cargo-llvm-cov, which
+# is built into the target directory once. Builds instrumented binaries in a target directory of their own (5 GB).
 # CARGO_TARGET_DIR is honoured; ./target is the default. If GITHUB_STEP_SUMMARY is set, the table goes there, too.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -31,8 +32,21 @@ esac
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}"
 command -v python3 >/dev/null || stop "python3 is missing: install it"
 sysroot="$(rustc --print sysroot)"
-compgen -G "$sysroot/lib/rustlib/*/bin/llvm-cov" >/dev/null || command -v llvm-cov >/dev/null ||
-  stop "llvm-tools are missing. Run: rustup component add llvm-tools"
+# An older LLVM than rustc's does not read its profiles, and says so in words that help nobody.
+llvm="$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')"
+if [[ -n ${LLVM_COV:-} ]] || ! compgen -G "$sysroot/lib/rustlib/*/bin/llvm-cov" >/dev/null; then
+  for tool in cov profdata; do
+    variable="LLVM_${tool^^}"
+    program="${!variable:-$(command -v "llvm-$tool-$llvm" || command -v "llvm-$tool" || true)}"
+    [[ -n $program ]] ||
+      stop "llvm-$tool is missing. Run: rustup component add llvm-tools; or set $variable to one of LLVM $llvm or newer"
+    found="$("$program" --version | sed -n 's/.*LLVM version \([0-9]*\).*/\1/p' | head -n 1)"
+    ((${found:-0} >= llvm)) ||
+      stop "$program is of LLVM ${found:-?}, and cannot read what rustc's LLVM $llvm writes. Run: rustup component add \
+llvm-tools; or set $variable to one of LLVM $llvm or newer"
+    export "$variable=$program"
+  done
+fi
 if [[ -z $set_baseline && ! -f $BASELINE ]]; then
   stop "$BASELINE is missing. Run: scripts/coverage.sh --set-baseline, and commit it"
 fi
