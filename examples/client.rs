@@ -28,6 +28,9 @@ async fn main() -> anyhow::Result<()> {
 }
 
 /// Does all of it, and says what came of it.
+///
+/// # Errors
+/// Those of the cluster, and that somebody else changes the same keys.
 pub async fn run(client: &KvClient) -> anyhow::Result<Vec<String>> {
     let mut said = Vec::new();
 

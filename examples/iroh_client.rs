@@ -25,6 +25,9 @@ async fn main() -> anyhow::Result<()> {
 }
 
 /// Writes a key at a node, reads it back, and says what came of it.
+///
+/// # Errors
+/// A key file that is none, a node that does not let the key in, and those of its cluster.
 pub async fn run(key_file: &Path, ticket: &NodeTicket) -> anyhow::Result<String> {
     let secret = secret_file::read(key_file, None)?;
     let secret_key = secret.to_key().context("the file holds no key as `aspen-node keygen` makes them")?;

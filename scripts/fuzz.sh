@@ -98,7 +98,7 @@ for target in "${selected[@]}"; do
   outcome='nothing found'
   run "$target" -max_total_time="$seconds" -print_final_stats=1 -artifact_prefix="fuzz/artifacts/$target/" \
     "$found" "fuzz/corpus/$target" >"$scratch/log" 2>&1 || {
-    outcome="failed: $(ls -t "fuzz/artifacts/$target" | head -n 1)"
+    outcome=failed
     failed+=("$target")
     tail -n 60 "$scratch/log"
   }

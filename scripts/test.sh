@@ -201,6 +201,13 @@ for scenario in $hosts_scenarios; do
   fi
 done
 
+# Links that lead nowhere, and what else rustdoc finds wrong, for users of the crate and for those who change it.
+in_rustdoc() {
+  RUSTDOCFLAGS="${RUSTDOCFLAGS:-} -D warnings" cargo doc --locked --no-deps "$@"
+}
+step rustdoc in_rustdoc
+step rustdoc-private in_rustdoc --document-private-items
+
 for name in ${selected[@]+"${selected[@]}"}; do
   [[ " ${known[*]} " == *" $name "* ]] || stop "no step is called '$name'. Steps: ${known[*]}"
 done

@@ -258,6 +258,9 @@ pub struct Loaded {
 
 impl Config {
     /// Reads all layers and checks the outcome.
+    ///
+    /// # Errors
+    /// [`ConfigError`], which names the key or the file, the layer that set it, and what is allowed.
     pub fn load(sources: &Sources<'_>) -> Result<Loaded, ConfigError> {
         let environment = layers::environment(&sources.environment)?;
         let path = sources.flags.config.as_ref().or(environment.config_file.as_ref());
@@ -302,6 +305,9 @@ impl Config {
 
     /// The ticket to join a cluster with: that of the flag, or in the configured file, or among systemd's
     /// credentials.
+    ///
+    /// # Errors
+    /// [`SecretFileError`], if there is a file and it cannot be used.
     pub fn read_join_ticket(&self) -> Result<Option<Secret>, SecretFileError> {
         if self.join.is_some() {
             return Ok(self.join.clone());
@@ -311,6 +317,9 @@ impl Config {
     }
 
     /// The token that HTTP requests must carry, where one is configured.
+    ///
+    /// # Errors
+    /// [`SecretFileError`], if there is a file and it cannot be used.
     pub fn read_http_token(&self) -> Result<Option<Secret>, SecretFileError> {
         let read = |path: PathBuf| secret_file::read(&path, self.credentials_dir.as_deref());
         self.http_token_path().map(read).transpose()

@@ -26,6 +26,8 @@
 //!
 //! Everything that opens a socket sits behind the default feature `net`.
 
+#![deny(missing_docs)]
+
 #[cfg(feature = "net")]
 pub mod api;
 #[cfg(feature = "net")]

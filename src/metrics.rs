@@ -102,6 +102,9 @@ pub struct Metrics {
 }
 
 /// Makes the registry that all macros of the process write to. It works once a process.
+///
+/// # Errors
+/// [`MetricsError`], if the process has one already.
 pub fn install() -> Result<Metrics, MetricsError> {
     let registry = builder()?.install_recorder()?;
     describe();

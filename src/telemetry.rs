@@ -131,6 +131,9 @@ impl LogControl {
 }
 
 /// Reads a filter, such as `info,aspen::transport=debug`.
+///
+/// # Errors
+/// [`ParseError`], which says what makes no sense.
 pub fn parse_filter(filter: &str) -> Result<EnvFilter, ParseError> {
     EnvFilter::builder().parse(filter)
 }
@@ -141,6 +144,9 @@ fn filter_of(filter: &str) -> Result<EnvFilter, TelemetryError> {
 
 /// Sets the process's logs up. `journal_stream` is `$JOURNAL_STREAM`, by which systemd says where it
 /// led stderr.
+///
+/// # Errors
+/// [`TelemetryError`], if the filter makes no sense, or the process logs already.
 pub fn init(
     format: LogFormat,
     filter: &str,

@@ -1,5 +1,7 @@
 //! One node of Aspen: flags, then configuration, then logs, then the node until it is told to stop.
 
+#![deny(missing_docs)]
+
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;

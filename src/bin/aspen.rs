@@ -1,5 +1,7 @@
 //! The command line: arguments in, exit code out. What it does is in `aspen::cli`.
 
+#![deny(missing_docs)]
+
 use std::io::{BufWriter, IsTerminal};
 use std::process::ExitCode;
 

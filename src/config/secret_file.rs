@@ -92,6 +92,9 @@ pub enum SecretFileError {
 }
 
 /// Reads a secret. Files under `credentials_dir` are held to the rule for credentials.
+///
+/// # Errors
+/// [`SecretFileError`]: one for each thing that may be wrong with the file.
 pub fn read(path: &Path, credentials_dir: Option<&Path>) -> Result<Secret, SecretFileError> {
     let failed = |source| SecretFileError::Read { path: path.to_owned(), source };
     // Asked before the file is opened: opening a pipe would wait for its other end.

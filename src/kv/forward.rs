@@ -107,9 +107,15 @@ pub enum ForwardError {
 pub trait Forwarder: Send + Sync + 'static {
     /// Makes a node known, so that it is let in, and checks that it answers as itself. A node that does
     /// not answer is forgotten again. Ends within `timeout_ms`.
+    ///
+    /// # Errors
+    /// [`ForwardError::Unreachable`].
     async fn introduce(&self, peer: &Peer, timeout_ms: u64) -> Result<(), ForwardError>;
 
     /// Asks `leader`. Ends within `timeout_ms`.
+    ///
+    /// # Errors
+    /// [`ForwardError`] outside, if there is no answer; that of the leader inside.
     async fn forward(
         &self,
         leader: NodeId,
@@ -145,8 +151,14 @@ pub trait Forwarder: Send + Sync + 'static {
 #[async_trait]
 pub trait ForwardHandler: Send + Sync + 'static {
     /// Serves one request here and now: it is never forwarded a second time.
+    ///
+    /// # Errors
+    /// [`ClusterError`]; [`KvError::NotLeader`](super::types::KvError::NotLeader) in it, if this node does not lead.
     async fn handle(&self, request: ForwardRequest) -> Result<ForwardReply, ClusterError>;
 
     /// Has the leader, wherever it is, let a node in that has a ticket.
+    ///
+    /// # Errors
+    /// [`ClusterError::JoinRefused`], and those of asking the leader.
     async fn join(&self, call: JoinCall) -> Result<NodeId, ClusterError>;
 }

@@ -10,7 +10,7 @@ use super::types::{
 };
 
 /// Forms the cluster and changes who belongs to it. Every call ends within
-/// [`crate::limits::MEMBERSHIP_TIMEOUT_MS`].
+/// [`crate::limits::MEMBERSHIP_TIMEOUT_MS`], or fails with a [`ClusterError`] that says who refused and why.
 #[async_trait]
 pub trait ClusterController: Send + Sync + 'static {
     /// Makes a new cluster of this node alone. Others join it as learners.
@@ -51,6 +51,9 @@ pub trait NodeAgents: Send + Sync + 'static {
     async fn overview(&self) -> Vec<NodeView>;
 
     /// Has the agent of a member do something, within a time that fits what it is.
+    ///
+    /// # Errors
+    /// [`AgentError`]: the node is no member, cannot be reached, or refuses.
     async fn ask(&self, node_id: NodeId, request: AgentRequest) -> Result<AgentReply, AgentError>;
 }
 
@@ -59,13 +62,23 @@ pub trait NodeAgents: Send + Sync + 'static {
 #[async_trait]
 pub trait KeyValueStore: Send + Sync + 'static {
     /// Runs a command once a quorum has it on disk.
+    ///
+    /// # Errors
+    /// [`KvError`]. Only [`KvError::OutcomeUnknown`], [`KvError::Stopping`] and [`KvError::Storage`] leave open
+    /// whether it took effect.
     async fn write(&self, command: Command) -> Result<WriteReply, KvError>;
 
     /// Reads a range.
+    ///
+    /// # Errors
+    /// [`KvError`], where a bound is broken, the revision is out of reach, or no quorum confirms the leader.
     async fn read(&self, request: ReadRequest) -> Result<ReadReply, KvError>;
 
     /// Begins a backup of a state that has every write that was acknowledged before the call. The stream
     /// ends early where one of its pieces is not taken within
     /// [`crate::limits::BACKUP_PIECE_TIMEOUT_MS`].
+    ///
+    /// # Errors
+    /// [`KvError`], where no quorum confirms the leader, or as many backups are under way as may be.
     async fn backup(&self, origin: BackupOrigin) -> Result<BackupStream, KvError>;
 }

@@ -121,6 +121,9 @@ impl DataDirError {
 
 impl DataDir {
     /// Makes the directory if it is missing, and locks it.
+    ///
+    /// # Errors
+    /// [`DataDirError`], if it cannot be made or locked, or holds what is not a node's.
     pub fn open(path: &Path) -> Result<Self, DataDirError> {
         create(path)?;
         refuse_foreign(path)?;
@@ -129,6 +132,9 @@ impl DataDir {
     }
 
     /// Keeps other processes away from a directory that is only to be read: nothing in it changes.
+    ///
+    /// # Errors
+    /// [`DataDirError`], if it is not there, is no directory, or another process uses it.
     pub fn open_to_read(path: &Path) -> Result<Option<File>, DataDirError> {
         match fs::metadata(path) {
             Ok(metadata) if metadata.is_dir() => {}
@@ -152,6 +158,9 @@ impl DataDir {
     }
 
     /// Writes the node's ticket for scripts to read: at any time they find a whole one.
+    ///
+    /// # Errors
+    /// [`DataDirError`], if it cannot be written.
     pub fn write_endpoint_file(&self, ticket: &str) -> Result<(), DataDirError> {
         write_endpoint_file(&self.path, ticket)
     }

@@ -60,6 +60,10 @@ pub enum IdentityError {
 
 impl Identity {
     /// Finds the node's key, or makes one in the data directory, which must be locked.
+    ///
+    /// # Errors
+    /// [`IdentityError`], if the configured file, or the one in the data directory, is no usable key, or a new
+    /// one cannot be written.
     pub fn resolve(
         data_dir: &Path,
         secret_key_file: Option<&Path>,
@@ -112,6 +116,9 @@ impl Identity {
 }
 
 /// Writes a new key to a file that must not exist, and returns its public half.
+///
+/// # Errors
+/// [`IdentityError`], if there is a file already, or it cannot be written.
 pub fn keygen(out: &Path) -> Result<PublicKey, IdentityError> {
     Identity::generate(out.to_owned()).map(|identity| identity.public_key())
 }

@@ -1,6 +1,6 @@
 //! The file system as storage uses it: the only way by which databases and snapshots reach a disk.
 //!
-//! There are two disks: the [real one](real), and one [in memory](simulated) whose power can be cut at any
+//! There are two disks: the [real one](real), and one in memory (`simulated`) whose power can be cut at any
 //! operation. Code above this seam must never assume more than file systems promise: what was written
 //! is on disk once the file was synced, and a name (a new file, a rename, a removal) once its directory
 //! was.

@@ -1,6 +1,6 @@
 //! The log on disk: entries, vote, committed and purged ids in `raft.redb`.
 //!
-//! Calls change the [view](super::log_view) at once and queue the write; one thread owns the disk and
+//! Calls change the view (`log_view`) at once and queue the write; one thread owns the disk and
 //! writes whatever has gathered in one transaction. Vote, append, truncate and purge share that one
 //! queue, because reordering them loses data. It must never report a write before it is on disk, and
 //! never write again after a write failed: what the disk holds is unknown from then on.

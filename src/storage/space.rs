@@ -199,6 +199,9 @@ impl Space {
     }
 
     /// Whether something of this size fits beside the last reserve, by a new look.
+    ///
+    /// # Errors
+    /// [`NoRoom`], with what is free and what is kept.
     pub fn fits_now(&self, needed_bytes: u64) -> Result<(), NoRoom> {
         let Some(watched) = &self.0 else { return Ok(()) };
         let mut state = watched.lock();

@@ -1,7 +1,7 @@
 //! Streams of numbered requests and their answers, many in a message, in whatever order they are ready.
 //!
 //! Nodes forward on such a stream what their clients ask, and clients ask on one. One end sends
-//! ([`line`]), the other answers ([`serve`]).
+//! ([`mod@line`]), the other answers ([`serve`]).
 //!
 //! # Tiger Style
 //! A message with more than [`limits::FORWARD_BATCH_MAX_COUNT`] requests or answers is refused while it

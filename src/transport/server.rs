@@ -2,7 +2,7 @@
 //! connection, and one for each stream.
 //!
 //! # Tiger Style
-//! A stream that is malformed, slow or panics ends alone. Who may begin a handshake, [`gate`](super::gate)
+//! A stream that is malformed, slow or panics ends alone. Who may begin a handshake, `gate`
 //! decides.
 
 use std::sync::Arc;

@@ -1,5 +1,4 @@
-//! The form of a backup: a header that says what it is a backup of, and rows in
-//! [blocks](crate::storage::blocks).
+//! The form of a backup: a header that says what it is a backup of, and rows in [blocks].
 //!
 //! The header is a [`BackupHeader`] in postcard. A row is key length (u32), key, revision of creation
 //! (u64), revision of the last change (u64), version (u64), lease (u64), value length (u32) and value;
@@ -222,7 +221,7 @@ impl BackupDecoder {
     /// Says that no bytes follow.
     ///
     /// # Errors
-    /// [`BlockError::Truncated`], unless all of it was there; and where more than that was.
+    /// [`BackupError`], unless all of it was there; and where more than that was.
     pub fn finish(&self) -> Result<(), BackupError> {
         if self.header.is_none() && !MAGIC.starts_with(&self.input[..self.input.len().min(MAGIC.len())]) {
             return Err(BlockError::Foreign.into());

@@ -1,4 +1,4 @@
-//! The form of a snapshot: all rows of all tables, in order, in [blocks](crate::storage::blocks).
+//! The form of a snapshot: all rows of all tables, in order, in [blocks].
 //!
 //! The header is the snapshot's metadata in postcard. A row is its table (u8), key length (u32), key,
 //! value length (u32) and value.
