@@ -69,6 +69,8 @@ for target in "${selected[@]}"; do
 done
 # As cargo-fuzz has it.
 export ASAN_OPTIONS=detect_odr_violation=0
+# To print one takes more memory than the program may, and libFuzzer prints one of its own.
+export RUST_BACKTRACE=0
 
 # run TARGET ARGUMENT...: the program of a target.
 run() {

@@ -1,5 +1,6 @@
 //! What types cannot say about settings: relations between them, files they name, bounds.
 
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
@@ -64,6 +65,12 @@ fn check_relay(loaded: &Loaded) -> Result<(), ConfigError> {
         if addr.ip().is_unspecified() && names_none {
             let reason = "it does not tell under which address the relay is reached, and iroh_relay is not \
                           set: set iroh_relay to its URL, such as http://192.0.2.1:4602";
+            return Err(loaded.refused("serve_relay", reason.to_owned()));
+        }
+        // It means something on this machine alone, and nothing in a URL.
+        if matches!(addr, SocketAddr::V6(addr) if addr.scope_id() != 0) && names_none {
+            let reason = "an address with a scope leads nowhere from elsewhere, and iroh_relay is not set: set \
+                          iroh_relay to the URL that others reach the relay by";
             return Err(loaded.refused("serve_relay", reason.to_owned()));
         }
     }

@@ -290,6 +290,8 @@ fn a_node_that_serves_a_relay_uses_it_unless_it_names_others() {
 
     serving("0.0.0.0:4602").refused(&["serve_relay", "0.0.0.0:4602", "set iroh_relay to its URL"]);
     serving("192.0.2.1:0").refused(&["serve_relay", "which port"]);
+    serving("[fe80::1%5]:4602").refused(&["serve_relay", "scope", "iroh_relay"]);
+    assert_eq!(named(serving("[fe80::1%5]:4602").and_flags(&other).config()), "https://relay.example.com/");
     serving("192.0.2.1").refused(&["serve_relay", "an IP address and a TCP port"]);
 }
 

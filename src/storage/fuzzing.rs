@@ -332,8 +332,9 @@ fn mend_state_rows(chunk: &mut Vec<u8>) -> u64 {
     let (mut count, mut mended) = (0, Vec::new());
     let mut rest = &chunk[..];
     while !rest.is_empty() {
+        let cut_off = rest;
         let Ok((table, key, value)) = format::take_row(&mut rest) else {
-            mended.extend_from_slice(rest);
+            mended.extend_from_slice(cut_off);
             break;
         };
         let sealed_as = if table == Table::Staging { Table::Data } else { table };
