@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use serde_json::Value as Json;
 
 use crate::support::cluster::Cluster;
-use crate::support::node::Node;
+use crate::support::node::{Node, coverage_file};
 
 /// Makes a key, and returns its public half.
 fn keygen(path: &Path) -> String {
@@ -20,7 +20,7 @@ async fn bench(key: &Path, nodes: &[Node], arguments: &[&str]) -> Output {
     let tickets: Vec<String> = nodes.iter().map(Node::endpoint).collect();
     let mut command = Command::new(env!("CARGO_BIN_EXE_aspen"));
     command.args(["bench", "--json", "--iroh", &tickets.join(","), "--key-file"]).arg(key).args(arguments);
-    command.env_clear();
+    command.env_clear().envs(coverage_file());
     let ran = tokio::task::spawn_blocking(move || command.output()).await.expect("waiting does not panic");
     ran.expect("the client's binary starts")
 }

@@ -1,7 +1,12 @@
-//! Holds the documents to what is there: every file that one names, and every place that one links to.
+//! Holds the documents to what is there: every file that one names, every place that one links to, and every
+//! command of the programs that one shows.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use aspen::cli::Cli;
+use aspen::config::Flags;
+use clap::CommandFactory;
 
 /// What is looked through.
 const DOCUMENTS: &[&str] =
@@ -33,6 +38,16 @@ fn files_below(dir: &Path, files: &mut Vec<PathBuf>) {
             files.push(path);
         }
     }
+}
+
+fn documents(root: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    files_below(root, &mut files);
+    files.retain(|file| {
+        DOCUMENTS.iter().any(|name| file.starts_with(root.join(name)))
+            && file.extension().is_some_and(|extension| extension == "md")
+    });
+    files
 }
 
 /// The text of a document without its blocks of code.
@@ -91,15 +106,11 @@ fn every_file_and_place_that_a_document_names_exists() {
         let end = Path::new(name);
         ELSEWHERE.contains(&name) || files.iter().any(|file| file.ends_with(end))
     };
-    let documents: Vec<&PathBuf> = files
-        .iter()
-        .filter(|file| DOCUMENTS.iter().any(|name| file.starts_with(root.join(name))))
-        .filter(|file| file.extension().is_some_and(|extension| extension == "md"))
-        .collect();
+    let documents = documents(root);
     assert!(documents.len() > 30, "{} documents are looked through", documents.len());
     let mut wrong = Vec::new();
     let mut looked_at = 0;
-    for document in documents {
+    for document in &documents {
         let text = fs::read_to_string(document).unwrap();
         let name = document.strip_prefix(root).unwrap().display();
         let prose = prose(&text);
@@ -135,4 +146,86 @@ fn names_links_and_headings_are_found_and_code_is_passed_over() {
     assert_eq!(named_files(&prose), ["src/a.rs", "x.sh"]);
     assert_eq!(links(&prose), [("b.md", Some("one-two")), ("", Some("c"))]);
     assert_eq!(anchors(text), ["one-two"]);
+}
+
+/// The commands of Aspen's own programs that a document shows, in prose and in blocks, as words.
+fn shown_commands(text: &str) -> Vec<Vec<String>> {
+    let prose = prose(text);
+    let spans = prose.split('`').skip(1).step_by(2).map(str::to_owned);
+    // A command goes on over lines that end in a backslash.
+    let joined = text.replace("\\\n", " ");
+    let mut is_code = false;
+    let mut lines = Vec::new();
+    for line in joined.lines() {
+        if line.trim_start().starts_with("```") {
+            is_code = !is_code;
+        } else if is_code {
+            lines.push(line.trim_start().trim_start_matches("$ ").to_owned());
+        }
+    }
+    let ours =
+        |words: &Vec<String>| words.first().is_some_and(|first| first == "aspen" || first == "aspen-node");
+    let words = |line: String| {
+        let command = line.split([';', '|', '&', '>', '#', '$', '(']).next().unwrap_or_default().to_owned();
+        command.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    spans.chain(lines).map(words).filter(ours).collect()
+}
+
+/// What is wrong with a command as it is shown: a subcommand or a flag that the program does not have.
+fn mistake(words: &[String]) -> Option<String> {
+    let mut command = match &*words[0] {
+        "aspen" => Cli::command(),
+        _ => Flags::command(),
+    };
+    command.build();
+    let mut command = &command;
+    let mut words = words[1..].iter();
+    while let Some(word) = words.next() {
+        if let Some(flag) = word.strip_prefix("--").filter(|flag| !flag.is_empty()) {
+            let (name, value) =
+                flag.split_once('=').map_or((flag, None), |(name, value)| (name, Some(value)));
+            let Some(known) = command.get_arguments().find(|argument| argument.get_long() == Some(name))
+            else {
+                return Some(format!("`{}` has no --{name}", command.get_name()));
+            };
+            if known.get_action().takes_values() && value.is_none() {
+                words.next();
+            }
+        } else if let Some(below) = command.find_subcommand(word) {
+            command = below;
+        } else if command.has_subcommands() && word.chars().all(|c| c.is_ascii_lowercase() || c == '-') {
+            return Some(format!("`{}` has no subcommand {word}", command.get_name()));
+        }
+    }
+    None
+}
+
+#[test]
+fn every_command_that_a_document_shows_is_one_that_the_programs_take() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut wrong = Vec::new();
+    let mut looked_at = 0;
+    for document in documents(root) {
+        for words in shown_commands(&fs::read_to_string(&document).unwrap()) {
+            looked_at += 1;
+            if let Some(mistake) = mistake(&words) {
+                let name = document.strip_prefix(root).unwrap().display();
+                wrong.push(format!("{name} shows `{}`, and {mistake}", words.join(" ")));
+            }
+        }
+    }
+    assert!(looked_at > 100, "{looked_at} commands are looked at");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn commands_with_a_mistake_are_found() {
+    let mistake = |line: &str| mistake(&shown_commands(&format!("See `{line}`."))[0]);
+    assert_eq!(mistake("aspen get key --rev 1 | cat --nonsense"), None);
+    assert_eq!(mistake("aspen --addr 127.0.0.1:1 member list"), None);
+    assert!(mistake("aspen member lst").unwrap().contains("lst"));
+    assert!(mistake("aspen get key --revision 1").unwrap().contains("--revision"));
+    assert!(mistake("aspen-node --dir x").unwrap().contains("--dir"));
+    assert_eq!(shown_commands("```sh\n$ aspen put \\\n  a b\nls\n```"), [["aspen", "put", "a", "b"]]);
 }

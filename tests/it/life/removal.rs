@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{cluster, ids, temporary_directory, voters, wait_for_log, wait_until_missed};
 use crate::support::cluster::Cluster;
-use crate::support::node::Node;
+use crate::support::node::{Node, coverage_file};
 use crate::support::wait_until;
 
 /// The command line client, on these nodes.
@@ -20,6 +20,7 @@ fn aspen_at(addresses: &str, arguments: &[&str]) -> Output {
         .args(["--addr", addresses])
         .args(arguments)
         .env_clear()
+        .envs(coverage_file())
         .output();
     run.expect("the client runs")
 }

@@ -1,6 +1,7 @@
 //! Real `aspen-node` processes, each with its own data directory, stopped when dropped. They are on loopback
 //! at ports of their own choice, unless they are given a host.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::net::{SocketAddr, UdpSocket};
@@ -46,6 +47,13 @@ fn any_port() -> SocketAddr {
 /// A UDP port on loopback that is free at the moment, for a node whose address is told before it starts.
 pub fn free_udp_port() -> SocketAddr {
     UdpSocket::bind(any_port()).and_then(|socket| socket.local_addr()).expect("a port on loopback is free")
+}
+
+/// Where a process whose coverage is measured writes its counts, as it ends; for a process that is started without
+/// the variables of this one.
+pub fn coverage_file() -> Option<(&'static str, OsString)> {
+    const VARIABLE: &str = "LLVM_PROFILE_FILE";
+    Some((VARIABLE, std::env::var_os(VARIABLE)?))
 }
 
 impl Node {
@@ -170,6 +178,7 @@ impl Node {
             .args(&self.flags)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .envs(coverage_file())
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a file handle can be copied"))
@@ -273,7 +282,15 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        // One that is killed writes no counts of what it has run.
+        let is_measured = coverage_file().is_some() && !std::thread::panicking();
+        if is_measured && self.is_running() {
+            self.signal("TERM");
+        }
         if let Some(mut child) = self.process.take() {
+            if is_measured {
+                wait_for_exit(&mut child);
+            }
             child.kill().ok();
             child.wait().ok();
         }
