@@ -31,7 +31,9 @@ in
   tools = own.aspen-tools;
   simulation = pkgs.callPackage ./simulation.nix { };
 
-  clippy = cargo "clippy" [ pkgs.clippy ] "cargo clippy --offline ${features} --all-targets -- --deny warnings";
+  clippy = cargo "clippy" [
+    pkgs.clippy
+  ] "cargo clippy --offline ${features} --all-targets -- --deny warnings";
   doc = cargo "doc" [ ] "RUSTDOCFLAGS='--deny warnings' cargo doc --offline ${features} --no-deps";
   fmt = cargo "fmt" [ pkgs.rustfmt ] ''
     cargo fmt --check

@@ -456,7 +456,8 @@ fn settings_of_hiqlite_that_no_node_could_run_with_are_refused() {
         Given::file(text.leak())
     };
     assert!(with("").load().is_ok());
-    assert!(with("mode = 'remote'\nnodes = ['db.example:1', '[::1]:2']\ntls = 'verified'").load().is_ok());
+    assert!(with("mode = 'remote'\nnodes = ['db.example:1', '[::1]:2']").load().is_ok());
+    assert!(with("mode = 'remote'\nnodes = ['db.example:1', '10.0.0.1:2']\ntls = 'verified'").load().is_ok());
     with("raft_addr = '0.0.0.0:1'").refused(&["hiqlite.raft_addr", "could not reach it"]);
     with("api_addr = '127.0.0.1:4602'").refused(&["hiqlite.api_addr", "hiqlite.raft_addr"]);
     with("tls = 'verified'").refused(&["hiqlite.tls", "no authority"]);
