@@ -5,7 +5,7 @@
 #   scripts/compare-backends.sh               about eight minutes after the build
 #   scripts/compare-backends.sh --rounds 1    a third of that
 #
-# It prints one table of medians, which docs/backends.md keeps. Data is kept in the build directory while it runs. All
+# It prints one table of medians. Data is kept in the build directory while it runs. All
 # nodes stop with it, however it ends. COMPARE_BUILD=no takes target/release as it is.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
