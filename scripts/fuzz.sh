@@ -2,7 +2,8 @@
 # Feeds every decoder of bytes from outside with what a fuzzer makes up.
 #
 #   scripts/fuzz.sh [SECONDS] [TARGET...]    each target, or these, for so long (60 s unless told otherwise)
-#   scripts/fuzz.sh --minimise [TARGET...]   moves what was found into fuzz/corpus, as few files as do
+#   scripts/fuzz.sh --minimise [TARGET...]   moves what was found into fuzz/corpus, as few files as do, and no more
+#                                            than a hundred
 #   scripts/fuzz.sh --list                   the targets
 #
 # Needs a nightly Rust, a C++ compiler, and cargo-fuzz, which is built into the target directory once. What a
@@ -21,6 +22,8 @@ INPUT_MAX_BYTES=16384
 ALLOCATION_MAX_MIB=4
 MEMORY_MAX_MIB=2048
 INPUT_MAX_SECONDS=10
+# What else was found is left out evenly by size, so that the corpus stays small.
+CORPUS_MAX_COUNT=100
 
 stop() {
   printf 'FAIL  %s\n' "$1" >&2
@@ -90,8 +93,12 @@ for target in "${selected[@]}"; do
     cp -p "fuzz/corpus/$target/"seed-* "$scratch/$target/"
     # What has failed once is kept for good, under its name.
     find "fuzz/corpus/$target" -name 'found-*' -exec cp -p {} "$scratch/$target/" \;
-    run "$target" -merge=1 -use_counters=0 "$scratch/$target" "fuzz/corpus/$target" "$found" >"$scratch/log" 2>&1 ||
+    run "$target" -set_cover_merge=1 -use_counters=0 "$scratch/$target" "fuzz/corpus/$target" "$found" >"$scratch/log" 2>&1 ||
       { tail -n 40 "$scratch/log" && stop "$target: the corpus cannot be minimised"; }
+    find "$scratch/$target" -type f ! -name 'seed-*' ! -name 'found-*' -printf '%s %p\n' | sort -n |
+      awk -v max=$CORPUS_MAX_COUNT '{ path[NR] = $2 }
+        END { for (i = 0; i < max && NR > max; i++) kept[int(i * NR / max) + 1]
+              for (i = 1; i <= NR; i++) if (NR > max && !(i in kept)) print path[i] }' | xargs -r rm --
     rm -rf "fuzz/corpus/$target"
     mv "$scratch/$target" "fuzz/corpus/$target"
     printf 'ok    %s: %s\n' "$target" "$(find "fuzz/corpus/$target" -type f | wc -l) inputs"

@@ -8,6 +8,7 @@ mod actor_cluster;
 mod backup;
 mod bad_input;
 mod bench_over_iroh;
+mod command_line;
 #[cfg(feature = "hiqlite")]
 mod conformance;
 mod damage;

@@ -3,6 +3,8 @@
 use redb::ReadableTable;
 
 use super::*;
+use crate::storage::codec;
+use crate::storage::log_redb::survey::LogSurvey;
 
 async fn filled(dir: &Dir, count: u64) {
     let (mut log, _) = dir.open();
@@ -146,4 +148,67 @@ async fn a_bit_flipped_in_the_file_stops_the_start_or_changes_nothing() {
         }
     }
     assert!(refused > 0);
+}
+
+/// What a check of the stopped log finds, a line for each.
+fn findings(path: &Path) -> String {
+    match LogSurvey::of(path) {
+        Ok(_) => String::new(),
+        Err(damage) => damage.iter().map(|damage| format!("{damage}\n")).collect(),
+    }
+}
+
+/// A log of twenty entries of term 1, the last of which is committed.
+async fn committed() -> Dir {
+    let dir = Dir::new();
+    let (mut log, _) = dir.open();
+    log.save_vote(&Vote::new_committed(1, NodeId(1))).await.unwrap();
+    log.blocking_append(entries(1, 0..20)).await.unwrap();
+    log.save_committed(Some(id(1, 19))).await.unwrap();
+    dir
+}
+
+/// Puts an entry into the place of another one.
+fn replace(path: &Path, entry: &Entry) {
+    tamper(path, |transaction| {
+        let record = codec::seal(entry);
+        transaction.open_table(LOG).unwrap().insert(entry.log_id.index, record.as_slice()).unwrap();
+    });
+}
+
+#[tokio::test]
+async fn a_check_of_the_stopped_log_finds_every_kind_of_damage() {
+    assert_eq!(findings(&committed().await.path()), "");
+
+    let dir = committed().await;
+    flip(&dir.path(), 5);
+    flip(&dir.path(), 7);
+    let found = findings(&dir.path());
+    assert_eq!(found.lines().count(), 2, "each damaged entry is named: {found}");
+    assert!(found.contains('5') && found.contains('7') && found.contains("checksum"), "{found}");
+
+    for (removed, expected) in [(10..11, "hole"), (15..20, "the log ends before it")] {
+        let dir = committed().await;
+        tamper(&dir.path(), |transaction| {
+            transaction.open_table(LOG).unwrap().retain(|index, _| !removed.contains(&index)).unwrap();
+        });
+        let found = findings(&dir.path());
+        assert!(found.contains(expected), "{found}");
+    }
+
+    let dir = committed().await;
+    replace(&dir.path(), &entries(0, 10..11)[0]);
+    assert!(findings(&dir.path()).contains("does not come after"));
+
+    let dir = committed().await;
+    replace(&dir.path(), &entries(2, 19..20)[0]);
+    let found = findings(&dir.path());
+    assert!(found.contains("is committed, and another entry is there"), "{found}");
+    assert!(found.contains("the vote is of term 1"), "{found}");
+
+    let dir = committed().await;
+    tamper(&dir.path(), |transaction| {
+        transaction.open_table(META).unwrap().insert(VOTE, &b"a vote, honestly"[..]).unwrap();
+    });
+    assert!(findings(&dir.path()).contains("vote"));
 }
