@@ -203,7 +203,7 @@ done
 
 # Links that lead nowhere, and what else rustdoc finds wrong, for users of the crate and for those who change it.
 in_rustdoc() {
-  RUSTDOCFLAGS="${RUSTDOCFLAGS:-} -D warnings" cargo doc --locked --no-deps "$@"
+  RUSTDOCFLAGS="${RUSTDOCFLAGS:-} -D warnings" cargo doc --locked "${TESTED_FEATURES[@]}" --no-deps "$@"
 }
 step rustdoc in_rustdoc
 step rustdoc-private in_rustdoc --document-private-items
