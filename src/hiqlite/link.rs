@@ -110,6 +110,9 @@ impl Link {
     }
 
     /// The cluster as it is known here, at once.
+    ///
+    /// # Errors
+    /// Why nothing is known of it, in a sentence.
     pub fn view(&self) -> Result<View, String> {
         if !self.is_embedded {
             return self.seen.borrow().clone();
