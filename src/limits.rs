@@ -369,6 +369,10 @@ pub const FORWARD_BATCH_MAX_BYTES: usize = 1024 * 1024;
 /// Forwarded requests of one node in work at a time. Further ones wait on the way.
 pub const FORWARD_RUNNING_MAX_COUNT: usize = HTTP_REQUESTS_MAX_COUNT;
 
+/// Time for a word to get through to a node that is to be handed the leadership. One that takes longer is asked
+/// after the others: writes wait meanwhile.
+pub const HANDOVER_GREETING_TIMEOUT_MS: u64 = 100;
+
 /// Connections that strangers may have in their handshake at a time.
 pub const WIRE_HANDSHAKES_MAX_COUNT: usize = 256;
 

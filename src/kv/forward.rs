@@ -123,8 +123,11 @@ pub trait Forwarder: Send + Sync + 'static {
         timeout_ms: u64,
     ) -> Result<Result<ForwardReply, ClusterError>, ForwardError>;
 
-    /// Says hello to a member, and notes whether it lets this node in.
-    async fn greet(&self, _node_id: NodeId) {}
+    /// Says hello to a member, unless it has been met and stays within reach, and notes whether it lets this
+    /// node in. Returns whether it does.
+    async fn greet(&self, _node_id: NodeId) -> bool {
+        true
+    }
 
     /// The members that did not let this node in when it called last, as they do not know it any more.
     fn shut_out_by(&self) -> BTreeSet<NodeId> {

@@ -64,11 +64,13 @@ impl Forwarder for Transport {
         }
     }
 
-    async fn greet(&self, node_id: NodeId) {
+    async fn greet(&self, node_id: NodeId) -> bool {
         // Within the connect timeout.
-        if self.connection(node_id, Lane::Control).await.is_ok() {
+        let is_met = self.connection(node_id, Lane::Control).await.is_ok();
+        if is_met {
             self.0.links.note_let_in(node_id);
         }
+        is_met
     }
 
     fn shut_out_by(&self) -> BTreeSet<NodeId> {

@@ -2,7 +2,8 @@
 //! stops.
 //!
 //! # Tiger Style
-//! The leadership is handed to a voter that answers, and to nobody if there is none. Whoever waits for it
+//! The leadership is handed to a voter that answers, and to nobody if there is none. A word gets through to it
+//! within [`limits::HANDOVER_GREETING_TIMEOUT_MS`], unless that holds for none. Whoever waits for it
 //! waits no longer than [`RaftTimings::quorum_lost_after_ms`](crate::raft::construct::RaftTimings).
 
 use std::collections::BTreeSet;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::KvService;
 use crate::kv::types::{ClusterError, KvError, MembershipChange, NodeId};
+use crate::limits;
 use crate::raft::handover;
 use crate::raft::observe::{self, Metrics};
 
@@ -27,10 +29,13 @@ impl KvService {
                 self.ensure_can_lead(&metrics, to)?;
                 to
             }
-            None => self.best_successor().ok_or_else(|| {
-                let reason = "no other voter has answered it lately".to_owned();
-                ClusterError::NotHandedOver { node_id: own, reason }
-            })?,
+            None => {
+                let best = self.best_successor().ok_or_else(|| {
+                    let reason = "no other voter has answered it lately".to_owned();
+                    ClusterError::NotHandedOver { node_id: own, reason }
+                })?;
+                self.within_reach(best).await
+            }
         };
         self.hand_over_to(to).await
     }
@@ -63,7 +68,8 @@ impl KvService {
         if observe::look(&self.0.parts.raft, |metrics| metrics.current_leader != Some(metrics.id)) {
             return;
         }
-        let Some(to) = self.await_successor().await else { return };
+        let Some(best) = self.await_successor().await else { return };
+        let to = self.within_reach(best).await;
         let started = Instant::now();
         match self.hand_over_to(to).await {
             Ok(leader) => tracing::info!(
@@ -98,6 +104,25 @@ impl KvService {
         // Whether it came or not: the best there is then.
         raft.wait(Some(lately)).metrics(answers, "another voter answers").await.ok();
         self.best_successor()
+    }
+
+    /// The best one if a word gets through to it at once, or else the next best of which that holds. The log of
+    /// one that has just come back may be filled already over a connection of its own, while the one by which it
+    /// is told to lead is still being made; and whom the leadership was offered to cannot be changed.
+    async fn within_reach(&self, best: NodeId) -> NodeId {
+        let bound = Duration::from_millis(limits::HANDOVER_GREETING_TIMEOUT_MS);
+        let mut asked = BTreeSet::new();
+        let mut next = Some(best);
+        while let Some(to) = next {
+            let greeted = tokio::time::timeout(bound, self.0.parts.forwarder.greet(to)).await;
+            if greeted == Ok(true) {
+                return to;
+            }
+            asked.insert(to);
+            let metrics = observe::metrics(&self.0.parts.raft);
+            next = handover::successor_without(&metrics, &asked, self.answered_within());
+        }
+        best
     }
 
     fn answered_within(&self) -> Duration {
