@@ -14,6 +14,7 @@ mod door;
 mod namespace;
 mod wire;
 
+use std::fs::File;
 use std::net::Ipv4Addr;
 use std::ops::{Index, IndexMut};
 use std::path::Path;
@@ -113,6 +114,12 @@ impl Hosts {
     fn add_bridge(&self, name: &str) {
         self.switch.ip(&["link", "add", name, "type", "bridge", "forward_delay", "0"]);
         self.switch.ip(&["link", "set", name, "up"]);
+    }
+
+    /// Whether hosts can be moved away from each other here; if not, after a line that says so.
+    pub fn can_be_far_apart(test: &str) -> bool {
+        let opened = File::options().read(true).write(true).open(wire::DEVICE);
+        opened.map_err(|error| skipped(test, &format!("needs {}: {error}", wire::DEVICE))).is_ok()
     }
 
     /// Moves a host away from the others in the first network, for good: what it sends, and what it is sent, is

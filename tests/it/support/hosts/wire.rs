@@ -13,6 +13,9 @@ use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 
 use super::namespace::Namespace;
 
+/// Where a process gets the other end of an interface.
+pub const DEVICE: &str = "/dev/net/tun";
+
 /// Longer than a packet with its Ethernet header.
 const PACKET_MAX_BYTES: usize = 2_048;
 
