@@ -91,7 +91,8 @@ impl Watch {
             return;
         }
         let unwell = service.0.disk_reports.unwell(now);
-        let Some(successor) = service.successor(&unwell) else { return };
+        let Some(best) = service.successor(&unwell) else { return };
+        let successor = service.within_reach(best, unwell.into_keys().collect()).await;
         self.handed_over = Some(now);
         let own = service.node_id();
         tracing::warn!(

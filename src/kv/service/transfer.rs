@@ -34,7 +34,7 @@ impl KvService {
                     let reason = "no other voter has answered it lately".to_owned();
                     ClusterError::NotHandedOver { node_id: own, reason }
                 })?;
-                self.within_reach(best).await
+                self.within_reach(best, self.unwell()).await
             }
         };
         self.hand_over_to(to).await
@@ -53,6 +53,7 @@ impl KvService {
             self.answered_within(),
         );
         let Some(to) = successor else { return false };
+        let to = self.within_reach(to, change.remove.clone()).await;
         tracing::info!("node {own} hands the leadership over to node {to}, as it is to lose its vote");
         match self.hand_over_to(to).await {
             Ok(_) => true,
@@ -69,7 +70,7 @@ impl KvService {
             return;
         }
         let Some(best) = self.await_successor().await else { return };
-        let to = self.within_reach(best).await;
+        let to = self.within_reach(best, self.unwell()).await;
         let started = Instant::now();
         match self.hand_over_to(to).await {
             Ok(leader) => tracing::info!(
@@ -106,21 +107,25 @@ impl KvService {
         self.best_successor()
     }
 
-    /// The best one if a word gets through to it at once, or else the next best of which that holds. The log of
-    /// one that has just come back may be filled already over a connection of its own, while the one by which it
-    /// is told to lead is still being made; and whom the leadership was offered to cannot be changed.
-    async fn within_reach(&self, best: NodeId) -> NodeId {
+    fn unwell(&self) -> BTreeSet<NodeId> {
+        self.0.disk_reports.unwell(Instant::now()).into_keys().collect()
+    }
+
+    /// The best one if a word gets through to it at once, or else the next best of which that holds, `unfit` ones
+    /// apart. The log of one that has just come back may be filled already over a connection of its own, while
+    /// the one by which it is told to lead is still being made; and whom the leadership was offered to cannot be
+    /// changed.
+    pub(super) async fn within_reach(&self, best: NodeId, unfit: BTreeSet<NodeId>) -> NodeId {
         let bound = Duration::from_millis(limits::HANDOVER_GREETING_TIMEOUT_MS);
-        let mut asked = BTreeSet::new();
-        let mut next = Some(best);
+        let (mut passed_over, mut next) = (unfit, Some(best));
         while let Some(to) = next {
             let greeted = tokio::time::timeout(bound, self.0.parts.forwarder.greet(to)).await;
             if greeted == Ok(true) {
                 return to;
             }
-            asked.insert(to);
+            passed_over.insert(to);
             let metrics = observe::metrics(&self.0.parts.raft);
-            next = handover::successor_without(&metrics, &asked, self.answered_within());
+            next = handover::successor_without(&metrics, &passed_over, self.answered_within());
         }
         best
     }
