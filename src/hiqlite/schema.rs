@@ -8,10 +8,9 @@
 //! them is safe; to change them past the view would leave the revision behind.
 //!
 //! # Tiger Style
-//! The trigger of a session forgets those used longest ago once there are more than
-//! [`SESSIONS_MAX_COUNT`] of them, or their replies are larger than
-//! [`SESSION_REPLIES_MAX_BYTES`], a tenth at a time: to find them
-//! takes a look at all.
+//! The trigger of a session forgets those used longest ago once there are more than [`SESSIONS_MAX_COUNT`] of
+//! them, or their replies are larger than [`SESSION_REPLIES_MAX_BYTES`], a tenth at a time: to find them takes
+//! a look at all.
 
 use crate::limits::{SESSION_REPLIES_MAX_BYTES, SESSIONS_MAX_COUNT};
 
