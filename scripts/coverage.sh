@@ -12,6 +12,7 @@
 # CARGO_TARGET_DIR is honoured; ./target is the default. If GITHUB_STEP_SUMMARY is set, the table goes there, too.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/tested-build.sh
 
 LLVM_COV_VERSION=0.9.1
 BASELINE=docs/coverage-baseline.txt
@@ -65,7 +66,7 @@ report="$(mktemp)"
 trap 'rm -f "$report"' EXIT
 # The processes that the tests start are instrumented as well, and count as long as they end by themselves. All of it
 # is slower than usual, and some tests have bounds: whether they pass is for scripts/test.sh to say.
-cargo llvm-cov test --ignore-run-fail --locked --json --summary-only --output-path "$report"
+cargo llvm-cov test --ignore-run-fail --locked "${TESTED_FEATURES[@]}" --json --summary-only --output-path "$report"
 
 python3 - "$report" "$BASELINE" "$TOLERANCE_PERCENT" "${set_baseline:-no}" <<'PYTHON'
 import json

@@ -68,7 +68,7 @@ const FIGURES: &[(&str, Kind, &str)] = &[
     ("aspen_scrub_last_pass_seconds", Kind::Gauge, "How long the last complete search took"),
     ("aspen_scrub_records_total", Kind::Counter, "Log entries, rows and snapshot chunks searched for damage"),
     ("aspen_scrub_bytes_total", Kind::Counter, "Bytes searched for damage"),
-    ("aspen_snapshot_damaged_total", Kind::Counter, "Damaged snapshots that were removed and made anew"),
+    ("aspen_snapshot_damaged_total", Kind::Counter, "Damaged snapshots that were made anew"),
     ("aspen_storage_damage_total", Kind::Counter, "Pieces of damage found in the log or the state"),
     ("aspen_state_file_bytes", Kind::Gauge, "Length of the file of the state"),
     ("aspen_state_shrinks_total", Kind::Counter, "Times that the state was copied into a smaller file"),

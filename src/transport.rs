@@ -251,6 +251,11 @@ impl Transport {
         self.0.reader.set(reader).ok();
     }
 
+    /// The state, once it is open.
+    fn reader(&self) -> Option<&StateReader> {
+        self.0.reader.get()
+    }
+
     /// The network that Raft sends through.
     pub fn network(&self) -> Network {
         Network::new(self.clone())

@@ -230,7 +230,14 @@ impl State {
 
     /// Hands a command, whose change the view already has, to the thread.
     fn send(&mut self, command: Command) {
-        let queued = Queued { position: self.view.position(), bytes: command.bytes(), command };
+        let position = match &command {
+            // The view may hold the pieces behind this one, which the disk will not hold with it.
+            Command::Append { entries, .. } => {
+                entries.last().map_or(self.view.position(), |last| self.view.position_at(last.log_id.index))
+            }
+            _ => self.view.position(),
+        };
+        let queued = Queued { position, bytes: command.bytes(), command };
         self.queued_bytes += queued.bytes;
         self.queue
             .as_ref()
@@ -244,7 +251,7 @@ impl State {
         let (mut piece, mut piece_bytes) = (Vec::new(), 0);
         for entry in entries {
             let bytes = entry_bytes(&entry);
-            if !piece.is_empty() && piece_bytes + bytes > limits::LOG_BATCH_MAX_BYTES {
+            if !piece.is_empty() && piece_bytes + bytes > queue::BATCH_MAX_BYTES {
                 let entries = std::mem::take(&mut piece);
                 self.send(Command::Append { entries, bytes: piece_bytes, callback: IOFlushed::noop() });
                 piece_bytes = 0;

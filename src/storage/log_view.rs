@@ -143,6 +143,12 @@ impl LogView {
         Position { epoch: self.epoch, next: self.next }
     }
 
+    /// Where the log ended when this was its last entry.
+    pub(super) fn position_at(&self, index: u64) -> Position {
+        assert!(index < self.next, "the view holds the entry");
+        Position { epoch: self.epoch, next: index + 1 }
+    }
+
     /// Where what is on disk ends.
     pub(super) fn flushed_position(&self) -> Position {
         Position { epoch: self.epoch, next: self.flushed }

@@ -20,13 +20,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use metrics::{counter, gauge};
-use tracing::{error, info, warn};
 
 use super::damage::Damage;
 use super::log_redb::{LogScrub, RedbLog};
 use super::snapshot::format::SnapshotCheck;
 use super::snapshot::{SnapshotBytes, SnapshotData, SnapshotError};
-use super::state::StateMachine;
+use super::space::Space;
+use super::state::{self, StateMachine};
 use super::state_redb::RedbState;
 use super::tables::Table;
 use crate::limits;
@@ -37,6 +37,7 @@ use crate::raft::types::SnapshotMeta;
 pub struct Scrubber {
     log: LogScrub,
     state: Arc<RedbState>,
+    space: Arc<Space>,
 }
 
 /// One way through everything, step by step.
@@ -55,7 +56,7 @@ pub struct Tally {
     pub blocks: u64,
     /// Bytes read, or looked at in memory.
     pub bytes: u64,
-    /// Damaged snapshots, which were removed.
+    /// Damaged snapshots, which were made anew.
     pub snapshots_damaged: u64,
 }
 
@@ -77,7 +78,7 @@ struct CurrentSnapshot {
 impl Scrubber {
     /// A scrub of both; none for a state in memory.
     pub fn new(log: &RedbLog, state: &StateMachine) -> Option<Self> {
-        Some(Self { log: log.scrub(), state: state.on_disk()? })
+        Some(Self { log: log.scrub(), state: state.on_disk()?, space: state.space() })
     }
 
     /// Waits for damage that anyone has met: a read, a write, or a pass.
@@ -141,7 +142,7 @@ impl Scrubber {
         data.forget_cached();
         match SnapshotCheck::begin(BufReader::new(data.reader())) {
             Ok(check) => Stage::Snapshot(Box::new(CurrentSnapshot { meta, data, check })),
-            Err(error) => self.replace_snapshot(&meta, &data, &error, tally),
+            Err(error) => self.make_anew(&meta, &data, &error, tally),
         }
     }
 
@@ -152,27 +153,19 @@ impl Scrubber {
                 Stage::Snapshot(snapshot)
             }
             Ok(None) => Stage::Done,
-            Err(error) => self.replace_snapshot(&snapshot.meta, &snapshot.data, &error, tally),
+            Err(error) => self.make_anew(&snapshot.meta, &snapshot.data, &error, tally),
         }
     }
 
-    /// Removes a damaged snapshot and makes a new one of the state.
-    fn replace_snapshot(
+    fn make_anew(
         &self,
         meta: &SnapshotMeta,
         data: &SnapshotData,
         problem: &SnapshotError,
         tally: &mut Tally,
     ) -> Stage {
-        let snapshots = self.state.snapshots();
-        let file = snapshots.path_of(meta);
         tally.snapshots_damaged += 1;
-        counter!("aspen_snapshot_damaged_total").increment(1);
-        warn!(file = %file.display(), "a snapshot is damaged, is removed and made anew: {problem}");
-        match snapshots.discard(data).and_then(|()| self.state.build_snapshot()) {
-            Ok((meta, _)) => info!(file = %snapshots.path_of(&meta).display(), "the snapshot was made anew"),
-            Err(error) => error!(file = %file.display(), %error, "the snapshot could not be made anew"),
-        }
+        state::make_anew(&self.state, &self.space, meta, data, problem);
         Stage::Done
     }
 }

@@ -1,21 +1,23 @@
 //! Complete states as files or in memory: made here, sent to a peer, received from one.
 //!
 //! A snapshot is read from the file while it is sent, never held in memory as a whole. A received one
-//! is a temporary file until the state machine has verified every byte of it.
+//! is a temporary file until every byte of it was verified and the state machine has taken it.
 //!
 //! # Tiger Style
 //! A piece has [`limits::WIRE_SNAPSHOT_PIECE_BYTES`], the last one at least one byte and at most that.
 
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::Stream;
 
+use super::blocks::BlockError;
 use super::disk::{Disk, DiskFile};
 use crate::limits;
 use crate::raft::runtime;
+use crate::raft::types::SnapshotMeta;
 
 pub(crate) mod files;
 pub(crate) mod format;
@@ -99,6 +101,19 @@ impl SnapshotData {
                 .await?
             }
         }
+    }
+
+    /// Reads it to its end, off the async threads, and looks at every checksum and at the state that it is of.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]: it is damaged, is of another state than was announced, or cannot be read.
+    pub async fn verify(&self, announced: &SnapshotMeta) -> Result<(), SnapshotError> {
+        let (reader, announced) = (BufReader::new(self.reader()), announced.clone());
+        let verified = runtime::blocking(move || {
+            let found = format::read(reader, |_, _, _| Ok(()))?;
+            format::ensure_same(found, &announced)
+        });
+        verified.await.map_err(BlockError::Io)?
     }
 
     /// Reads it from the start.
@@ -208,7 +223,7 @@ impl IncomingSnapshot {
         }
     }
 
-    /// Makes what was received durable. Whether it is whole is for the state machine to find out.
+    /// Makes what was received durable. Whether it is whole is for [`SnapshotData::verify`] to find out.
     ///
     /// # Errors
     /// Where it cannot be made durable.

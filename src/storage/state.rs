@@ -10,15 +10,15 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::Stream;
 use openraft::alias::SnapshotOf;
-use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::storage::{EntryResponder, RaftStateMachine};
 
 use super::backup::BackupPieces;
 use super::batch::{Batch, PublishedMarks};
-use super::snapshot::{SnapshotData, SnapshotInbox};
+use super::blocks::BlockError;
+use super::snapshot::{SnapshotData, SnapshotError, SnapshotInbox};
 use super::space::Space;
 use super::state_mem::MemState;
 use super::state_redb::{RedbState, ShrinkError, Shrunk};
@@ -26,12 +26,18 @@ use super::tables::StateError;
 use crate::kv::types::{
     Admitted, BackupOrigin, KvError, NodeId, OutstandingTicket, RangeReply, ReadRequest, Revision, SecretHash,
 };
-use crate::limits;
 use crate::raft::runtime;
 use crate::raft::types::{Applied, LogId, SnapshotMeta, StoredMembership, TypeConfig};
 
+mod snapshots;
+
 #[cfg(test)]
 mod tests;
+
+pub use self::snapshots::SnapshotBuilder;
+pub(super) use self::snapshots::make_anew;
+
+use self::snapshots::Need;
 
 type Snapshot = SnapshotOf<TypeConfig, SnapshotData>;
 
@@ -64,7 +70,7 @@ impl StateMachine {
 
     /// A reader of this state.
     pub fn reader(&self) -> StateReader {
-        StateReader { store: self.store.clone() }
+        StateReader { store: self.store.clone(), space: self.space.clone() }
     }
 
     /// The last log index in the current snapshot.
@@ -84,6 +90,10 @@ impl StateMachine {
         }
     }
 
+    pub(super) fn space(&self) -> Arc<Space> {
+        self.space.clone()
+    }
+
     /// Where snapshots for this state are received.
     pub fn inbox(&self) -> SnapshotInbox {
         match &self.store {
@@ -97,6 +107,7 @@ impl StateMachine {
 #[derive(Clone)]
 pub struct StateReader {
     store: Store,
+    space: Arc<Space>,
 }
 
 impl StateReader {
@@ -231,6 +242,24 @@ impl StateReader {
         }
     }
 
+    /// Checks a snapshot of this state before it is sent, every byte of it. One that is damaged is made anew
+    /// before this returns.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]: it is damaged, or cannot be read.
+    pub async fn check_snapshot(&self, snapshot: &Snapshot) -> Result<(), SnapshotError> {
+        let Err(problem) = snapshot.snapshot.verify(&snapshot.meta).await else { return Ok(()) };
+        let Store::Redb(state) = &self.store else { return Err(problem) };
+        let (state, space, Snapshot { meta, snapshot }) =
+            (state.clone(), self.space.clone(), snapshot.clone());
+        runtime::blocking(move || {
+            snapshots::make_anew(&state, &space, &meta, &snapshot, &problem);
+            Err(problem)
+        })
+        .await
+        .map_err(BlockError::Io)?
+    }
+
     /// Whether what the log holds up to an index would be there after a crash: in the log, or in the state.
     pub fn is_on_disk(&self, index: u64) -> bool {
         match &self.store {
@@ -361,18 +390,22 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     /// None where there is no room: the log stays as long as it is, and Raft asks again later. A
     /// snapshot that fails would end the node.
-    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<SnapshotBuilder> {
-        match snapshot_fits(&self.store, &self.space).await {
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder> {
+        // Forced where Raft starts with a purged log and no snapshot.
+        if force {
+            return Some(SnapshotBuilder::new(self.store.clone(), self.space.clone(), Need::ToStart));
+        }
+        match snapshots::fits(&self.store, &self.space).await {
             Ok(()) => Some(self.get_snapshot_builder().await),
             Err(reason) => {
-                put_off(&reason);
+                snapshots::put_off(&reason);
                 None
             }
         }
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        SnapshotBuilder { store: self.store.clone(), space: self.space.clone() }
+        SnapshotBuilder::new(self.store.clone(), self.space.clone(), Need::ToPurge)
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> io::Result<()> {
@@ -386,65 +419,4 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         };
         Ok(current.map(|(meta, snapshot)| Snapshot { meta, snapshot }))
     }
-}
-
-/// Makes a snapshot of the state as it is when it begins, while entries are applied.
-pub struct SnapshotBuilder {
-    store: Store,
-    space: Arc<Space>,
-}
-
-impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
-    type SnapshotData = SnapshotData;
-
-    /// Where the room is taken by somebody else on the way, it begins again once there is some: a snapshot
-    /// that fails would end the node.
-    async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
-        loop {
-            match self.store.build_snapshot().await {
-                Ok((meta, snapshot)) => return Ok(Snapshot { meta, snapshot }),
-                Err(full) if full.kind() == io::ErrorKind::StorageFull => put_off(&full),
-                Err(error) => return Err(error),
-            }
-            loop {
-                tokio::time::sleep(Duration::from_millis(limits::SNAPSHOT_ROOM_CHECK_INTERVAL_MS)).await;
-                match snapshot_fits(&self.store, &self.space).await {
-                    Ok(()) => break,
-                    Err(full) if full.kind() == io::ErrorKind::StorageFull => {}
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-    }
-}
-
-/// Whether a snapshot fits onto the disk.
-async fn snapshot_fits(store: &Store, space: &Arc<Space>) -> io::Result<()> {
-    let Store::Redb(state) = store else { return Ok(()) };
-    let (state, space) = (state.clone(), space.clone());
-    runtime::blocking(move || {
-        // What waits in memory is no part of the file yet. A snapshot begins with this anyway.
-        state.checkpoint()?;
-        let most = state.file_bytes()?;
-        if space.fits_now(most).is_ok() {
-            return Ok(());
-        }
-        // The file may be mostly empty, after deletes. To read it all takes a while.
-        let bytes = if most <= limits::SNAPSHOT_MEASURE_MAX_BYTES { state.measure_snapshot()? } else { most };
-        space.fits_now(bytes).map_err(|no_room| {
-            io::Error::new(
-                io::ErrorKind::StorageFull,
-                format!(
-                    "it takes up to {} bytes, and of the {} that are free {} must stay free",
-                    no_room.needed_bytes, no_room.free_bytes, no_room.kept_bytes
-                ),
-            )
-        })
-    })
-    .await?
-}
-
-fn put_off(reason: &io::Error) {
-    metrics::counter!("aspen_storage_snapshots_put_off_total").increment(1);
-    tracing::warn!("a snapshot is put off: {reason}");
 }

@@ -17,7 +17,7 @@ mod scrub;
 mod shrink;
 mod sweep;
 
-use std::io::{self, BufReader, BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -48,7 +48,7 @@ use crate::kv::types::{
 use crate::limits;
 use crate::raft::types::{Applied, LogId, SnapshotMeta, StoredMembership};
 
-use handle::{Handle, build_database, create_empty, ensure_same, open_existing, remove_leftover};
+use handle::{Handle, build_database, create_empty, open_existing, remove_leftover};
 pub(super) use rebuild::Rebuild;
 use shrink::{Behind, SHRUNK_STATE_FILE};
 pub use shrink::{ShrinkError, Shrunk};
@@ -395,10 +395,13 @@ impl RedbStore {
     fn apply(&self, entries: Vec<BatchEntry>, bytes: usize) -> Result<Vec<Applied>, StateError> {
         let mut pending = self.writer();
         let handle = self.handle();
-        let mut transaction = handle.database.begin_write().map_err(StateError::database)?;
-        transaction.set_durability(Durability::None).map_err(StateError::database)?;
-        let (results, marks) = batch::apply(&mut RedbWrite::new(&transaction)?, &entries)?;
-        transaction.commit().map_err(StateError::database)?;
+        let (results, marks) = self.progress.syncs().watch(SyncedFile::State, || {
+            let mut transaction = handle.database.begin_write().map_err(StateError::database)?;
+            transaction.set_durability(Durability::None).map_err(StateError::database)?;
+            let applied = batch::apply(&mut RedbWrite::new(&transaction)?, &entries)?;
+            transaction.commit().map_err(StateError::database)?;
+            Ok::<_, StateError>(applied)
+        })?;
         self.marks.set(marks);
         if entries.iter().any(BatchEntry::may_discard) {
             self.sweep_bell.ring();
@@ -487,12 +490,14 @@ impl RedbStore {
     }
 
     fn install_snapshot(&self, meta: &SnapshotMeta, data: &SnapshotData) -> io::Result<()> {
-        // Every byte is checked before anything is made from it, and again while it is.
-        let found = format::read(BufReader::new(data.reader()), |_, _, _| Ok(()))?;
-        ensure_same(found, meta)?;
+        // Every byte is checked on the way into the new file, which has no name before it is whole.
         let dir = self.path.parent().expect("the database is in the data directory");
         let new_path = dir.join(NEW_STATE_FILE);
-        let (handle, marks) = build_database(&self.disk, &new_path, self.options, &self.alarm, meta, data)?;
+        let built = build_database(&self.disk, &new_path, self.options, &self.alarm, meta, data);
+        let (handle, marks) = built.inspect_err(|_| {
+            // What stays is removed before the next one is made.
+            remove_leftover(&*self.disk, &new_path).ok();
+        })?;
 
         let mut pending = self.writer();
         self.snapshots.keep(meta.clone(), data)?;

@@ -1,10 +1,11 @@
 //! How long the disk takes to make a write durable, seen also while it has not finished.
 //!
-//! Whoever syncs a file runs it through [`Syncs::time`]. A disk that hangs never returns from a sync,
-//! so its start is noted where a watcher can see it.
+//! Whoever syncs a file runs it through [`Syncs::time`], and whoever writes to one through [`Syncs::watch`]: a
+//! file that grows is synced on the way. A disk that hangs never returns from a sync, so its start is noted where
+//! a watcher can see it.
 //!
 //! # Tiger Style
-//! One sync of a file is under way at a time: each file has one writer.
+//! One write to a file is under way at a time, and its syncs are within it: each file has one writer.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -50,10 +51,18 @@ impl Default for Syncs {
 }
 
 impl Syncs {
+    /// Runs a write, of which it is not known whether it syncs.
+    pub fn watch<T>(&self, file: SyncedFile, write: impl FnOnce() -> T) -> T {
+        let _under_way = UnderWay::begin(self, file);
+        write()
+    }
+
     /// Runs a sync and times it.
     pub fn time<T>(&self, file: SyncedFile, sync: impl FnOnce() -> T) -> T {
-        let _under_way = UnderWay::begin(self, file);
-        sync()
+        let began = Instant::now();
+        let synced = self.watch(file, sync);
+        metrics::histogram!("aspen_storage_fsync_seconds", "file" => file.name()).record(began.elapsed());
+        synced
     }
 
     /// The sync that has been under way for longest, and for how long.
@@ -89,14 +98,13 @@ impl Syncs {
 
     fn finish(&self, file: SyncedFile, took: Duration, now: Instant) {
         self.since_us[file as usize].store(0, Ordering::Release);
-        metrics::histogram!("aspen_storage_fsync_seconds", "file" => file.name()).record(took);
         if took < Duration::from_millis(limits::SYNC_SLOW_MS) {
             return;
         }
         metrics::counter!("aspen_storage_slow_fsyncs_total", "file" => file.name()).increment(1);
         tracing::warn!(
             file = file.name(),
-            "a sync of the {} took {} ms: the disk is slow. Look at what else uses it, and at its health",
+            "a write to the {} took {} ms: the disk is slow. Look at what else uses it, and at its health",
             file.name(),
             took.as_millis()
         );
@@ -110,25 +118,33 @@ fn stalled() -> Duration {
     Duration::from_millis(limits::SYNC_STALLED_MS)
 }
 
-/// A sync under way. It ends also by a panic, which the database library may do on a damaged file.
+/// A write or sync under way. It ends also by a panic, which the database library may do on a damaged file.
 struct UnderWay<'a> {
     syncs: &'a Syncs,
     file: SyncedFile,
     started: Instant,
+    /// A sync within a write is a part of it.
+    is_whole: bool,
 }
 
 impl<'a> UnderWay<'a> {
     fn begin(syncs: &'a Syncs, file: SyncedFile) -> Self {
         let started = Instant::now();
-        syncs.since_us[file as usize].store(syncs.number(started), Ordering::Release);
-        Self { syncs, file, started }
+        let since_us = &syncs.since_us[file as usize];
+        let is_whole = since_us.load(Ordering::Acquire) == 0;
+        if is_whole {
+            since_us.store(syncs.number(started), Ordering::Release);
+        }
+        Self { syncs, file, started, is_whole }
     }
 }
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        let now = Instant::now();
-        self.syncs.finish(self.file, now - self.started, now);
+        if self.is_whole {
+            let now = Instant::now();
+            self.syncs.finish(self.file, now - self.started, now);
+        }
     }
 }
 
@@ -166,6 +182,17 @@ mod tests {
         let almost = ended + cool_down - Duration::from_millis(10);
         assert!(syncs.is_stalled(almost) && !syncs.hangs(almost));
         assert!(!syncs.is_stalled(ended + cool_down + Duration::from_millis(10)));
+    }
+
+    #[test]
+    fn sync_within_a_write_counts_from_the_start_of_the_write_and_does_not_end_it() {
+        let syncs = Syncs::default();
+        syncs.watch(LOG, || {
+            let began = syncs.since_us[LOG as usize].load(Ordering::Acquire);
+            syncs.time(LOG, || assert_eq!(syncs.since_us[LOG as usize].load(Ordering::Acquire), began));
+            assert_eq!(syncs.since_us[LOG as usize].load(Ordering::Acquire), began, "more may follow");
+        });
+        assert_eq!(syncs.under_way(Instant::now()), None);
     }
 
     #[test]

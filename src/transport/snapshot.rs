@@ -21,7 +21,7 @@ use crate::storage::snapshot::{IncomingSnapshot, SnapshotData};
 
 type Snapshot = SnapshotOf<TypeConfig, SnapshotData>;
 
-/// Sends a snapshot and waits until it is installed.
+/// Sends a snapshot and waits until it is installed. Damage on this disk is found before it is on the way.
 pub(super) async fn send(
     transport: &Transport,
     target: NodeId,
@@ -32,6 +32,10 @@ pub(super) async fn send(
 ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
     let stall = transport.0.timeouts.stall;
     let transfer = async {
+        if let Some(reader) = transport.reader() {
+            let checked = reader.check_snapshot(&snapshot).await;
+            checked.map_err(|damage| format!("it is not fit to be sent: {damage}"))?;
+        }
         let connection =
             transport.connection(target, Lane::Snapshot).await.map_err(|error| error.to_string())?;
         let remote = irpc_iroh::IrohRemoteConnection::new(connection.clone());
@@ -86,6 +90,8 @@ pub(super) async fn receive(
     });
     let snapshot = take_in(header.len, pieces, incoming).await?;
     let bytes = header.len;
+    // Raft takes a snapshot that cannot be installed for a failed disk of this node, and ends.
+    snapshot.verify(&header.meta).await.map_err(|damage| format!("it did not arrive whole: {damage}"))?;
     tracing::info!(bytes, "a snapshot of {bytes} bytes arrived from the leader");
     let snapshot = Snapshot { meta: header.meta, snapshot };
     installation::install(&handlers.raft, &handlers.reader, header.vote, snapshot).await

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use crate::support::cluster::Cluster;
 use crate::support::node::Node;
 
 /// What belongs to a block that a database uses at a time.
@@ -132,5 +133,44 @@ fn damage_under_a_running_node_ends_it_with_file_and_offset() {
         assert_eq!(status.code(), Some(1), "{log}");
         let last = log.trim_end().lines().last().unwrap();
         assert!(last.contains("the node ends") && last.contains(&format!("{file}, offset ")), "{log}");
+    }
+}
+
+/// Who was away for long gets a snapshot. One that rotted on the leader's disk ends neither of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_damaged_at_the_leader_is_made_anew_before_it_is_sent() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = |id| Node::new(id, dir.path(), &[]).with_env("ASPEN_RAFT__SNAPSHOT_EVERY_ENTRIES", "20");
+    let nodes = (1..=3).map(node).collect();
+    let mut cluster = Cluster::form(dir, nodes).await;
+    let leader = cluster.leader().await;
+    let away = (leader + 1) % 3;
+    let known = cluster.nodes[away].status().await.last_log_index;
+    assert!(cluster.nodes[away].terminate().success());
+    let mut number = 0;
+    while cluster.nodes[leader].status().await.purged_index <= known {
+        cluster.nodes[leader].put(&format!("key-{number}"), &"value".repeat(100));
+        number += 1;
+        assert!(number < 10_000, "nothing is purged");
+    }
+
+    let snapshots = fs::read_dir(cluster.nodes[leader].dir.join("snapshots")).unwrap();
+    for file in snapshots.map(|file| file.unwrap().path()) {
+        let at = fs::metadata(&file).unwrap().len() / 2;
+        let open = fs::File::options().read(true).write(true).open(&file).unwrap();
+        let mut byte = [0];
+        open.read_exact_at(&mut byte, at).unwrap();
+        open.write_all_at(&[byte[0] ^ 4], at).unwrap();
+    }
+    cluster.nodes[away].start();
+    let last = format!("key-{}", number - 1);
+    crate::support::wait_until("the node has caught up", || {
+        let read = serde_json::json!({"get": {"key": last}, "consistency": "stale"});
+        cluster.nodes[away].post("/read", &read).body.contains(&last)
+    });
+    let log = cluster.nodes[leader].log();
+    assert!(log.contains("is damaged and is made anew"), "{log}");
+    for node in &mut cluster.nodes {
+        node.assert_running();
     }
 }

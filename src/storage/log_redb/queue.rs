@@ -23,6 +23,9 @@ type Receiver = mpsc::Receiver<Queued>;
 #[cfg(madsim)]
 type Receiver = mpsc::UnboundedReceiver<Queued>;
 
+/// What one transaction takes. Little in tests, so that appends come in pieces and the power fails between them.
+pub(super) const BATCH_MAX_BYTES: usize = if cfg!(test) { 16 * 1024 } else { limits::LOG_BATCH_MAX_BYTES };
+
 /// There is nobody left to send a command.
 pub(super) struct LogDropped;
 
@@ -58,7 +61,7 @@ impl Commands {
         let mut batch = vec![first];
         while let Ok(queued) = self.receiver.try_recv() {
             bytes += queued.bytes;
-            if bytes > limits::LOG_BATCH_MAX_BYTES {
+            if bytes > BATCH_MAX_BYTES {
                 self.carried = Some(queued);
                 break;
             }

@@ -148,10 +148,15 @@ impl RaftLogReader<TypeConfig> for RedbLogReader {
     /// continue its log.
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
         let entries = self.read(start..end, limits::APPEND_BATCH_MAX_BYTES).await?;
-        match entries.first().map(|entry| entry.log_id.index) {
-            Some(first) if first != start => Err(LogError::Purged { index: start, first }.into()),
-            _ => Ok(entries),
+        // After the read, for a purge may have come meanwhile. Where it took all of the range, nothing is read.
+        let first = match entries.first() {
+            Some(entry) => entry.log_id.index,
+            None => self.shared.lock().view.indexes().start,
+        };
+        if start < end && start < first {
+            return Err(LogError::Purged { index: start, first }.into());
         }
+        Ok(entries)
     }
 
     /// Reads batch by batch while the stream is consumed: a replay after a start may be long.

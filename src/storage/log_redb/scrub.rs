@@ -1,7 +1,10 @@
 //! The log as the scrub sees it: the blocks of the file, and the entries one after the other.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use redb::ReadOnlyTable;
 
 use super::Shared;
 use super::reader::decode;
@@ -45,17 +48,30 @@ impl LogScrub {
 }
 
 impl Shared {
+    /// A transaction, and the entries from `from` on that it holds.
+    ///
+    /// Like a read of entries it begins without the lock, which every call takes: on a disk that hangs it
+    /// takes as long as the disk.
+    fn view_of_disk(
+        &self,
+        from: u64,
+    ) -> Result<(Range<u64>, ReadOnlyTable<u64, &'static [u8]>), redb::Error> {
+        loop {
+            let on_disk_before = self.lock().view.flushed_position();
+            let log = self.begin_read()?;
+            let state = self.lock();
+            let range = state.view.clamp(&(from..on_disk_before.next));
+            // Cut off meanwhile, the entries may be other ones by now.
+            if range.is_empty() || state.view.is_in(range.end, on_disk_before) {
+                return Ok((range, log));
+            }
+        }
+    }
+
     fn check_entries(&self, from: u64) -> Result<ScrubbedEntries, Damage> {
         let damaged =
             |index, problem: &dyn std::fmt::Display| Damage::new(&self.path, Place::Entry(index), problem);
-        let (range, log) = {
-            // Under one lock, as for a read: what the view calls flushed is in this transaction.
-            let state = self.lock();
-            let range = state.view.clamp(&(from..u64::MAX));
-            let end = range.end.min(state.view.flushed().map_or(0, |last| last + 1));
-            let log = self.begin_read().map_err(|error| damaged(range.start, &error))?;
-            (range.start..end.max(range.start), log)
-        };
+        let (range, log) = self.view_of_disk(from).map_err(|error| damaged(from, &error))?;
         let mut done = ScrubbedEntries::default();
         let until = Instant::now() + Duration::from_millis(limits::SCRUB_STEP_MAX_MS);
         let mut next = range.start;

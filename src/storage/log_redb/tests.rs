@@ -173,6 +173,45 @@ async fn a_failed_write_reaches_all_who_wait_and_all_who_come() {
     assert_eq!(progress.flushed(), Some(2));
 }
 
+/// An append may be larger than a transaction, and then the disk holds its pieces one after the other.
+#[tokio::test]
+async fn an_append_in_pieces_counts_as_flushed_piece_by_piece() {
+    const PIECES: u64 = 5;
+    let piece = queue::BATCH_MAX_BYTES - 1_000;
+    let mut commits_seen = Vec::new();
+    for cut_after in 1.. {
+        let disk = simulated_disk();
+        let progress = Arc::new(Progress::default());
+        let mut log = open_simulated(&disk, Arc::clone(&progress));
+        log.blocking_append(entries(1, 0..1)).await.unwrap();
+        let commits = log.commits();
+        disk.cut_power_at(disk.operations() + cut_after);
+        let (flushed, on_flush) = TypeConfig::oneshot();
+        let large = (1..=PIECES).map(|index| entry(1, index, piece));
+        log.append(large, IOFlushed::signal(flushed)).await.unwrap();
+        // A quorum has it all before this disk does.
+        log.save_committed(Some(id(1, PIECES))).await.ok();
+        let all_of_it = on_flush.await.unwrap();
+        let (flushed, commits) = (progress.flushed(), log.commits() - commits);
+        drop(log);
+
+        disk.restore_power();
+        let mut log = open_simulated(&disk, Arc::default());
+        let last = log.get_log_state().await.unwrap().last_log_id.map(|last| last.index);
+        assert!(
+            flushed <= last,
+            "cut {cut_after}: {flushed:?} counts as flushed, and the log ends at {last:?}"
+        );
+        assert!(log.read_committed().await.unwrap().map(|committed| committed.index) <= last);
+        commits_seen.push(commits);
+        if all_of_it.is_ok() {
+            assert_eq!(last, Some(PIECES));
+            break;
+        }
+    }
+    assert!(commits_seen.iter().any(|commits| (1..PIECES).contains(commits)), "{commits_seen:?}");
+}
+
 #[tokio::test]
 async fn committed_rides_along_and_is_never_ahead_of_the_entries() {
     let disk = simulated_disk();
@@ -266,13 +305,27 @@ async fn a_long_purge_is_finished_step_by_step_or_at_the_next_start() {
     let count = 3 * limits::LOG_PURGE_STEP_MAX_ENTRIES + 10;
     log.blocking_append((0..count).map(|index| entry(1, index, 10))).await.unwrap();
     progress.set_durable(Some(count));
-    let commits = log.commits();
     log.purge(id(1, count - 6)).await.unwrap();
-    assert_eq!(log.commits(), commits + 1, "a purge waits for one commit");
     assert!(log.reader().limited_get_log_entries(0, count).await.is_err(), "the start is purged");
     drop(log);
     let (log, _) = dir.open();
     assert_eq!(indexes(&log).await, (count - 5..count).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_limited_read_of_what_was_purged_is_refused_even_where_nothing_is_left() {
+    let dir = Dir::new();
+    let (mut log, progress) = dir.open();
+    log.blocking_append(entries(1, 0..20)).await.unwrap();
+    progress.set_durable(Some(19));
+    log.purge(id(1, 9)).await.unwrap();
+    let mut reader = log.reader();
+    for (start, end) in [(5, 15), (5, 10), (0, 3)] {
+        let error = reader.limited_get_log_entries(start, end).await.unwrap_err().to_string();
+        assert!(error.contains(&format!("entry {start} was purged")), "{error}");
+    }
+    assert_eq!(reader.limited_get_log_entries(10, 12).await.unwrap(), entries(1, 10..12));
+    assert_eq!(reader.limited_get_log_entries(3, 3).await.unwrap(), [], "nothing was asked for");
 }
 
 #[tokio::test]

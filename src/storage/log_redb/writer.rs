@@ -150,7 +150,9 @@ impl Writer {
     fn commit(&mut self, batch: &[Queued]) -> Result<Disk, Arc<str>> {
         // The database asserts what no file that it wrote can violate; on a damaged file it panics.
         // Those who wait must hear of that too.
-        match catch_unwind(AssertUnwindSafe(|| self.write(batch))) {
+        let progress = Arc::clone(&self.shared.progress);
+        let write = || progress.syncs().watch(SyncedFile::Log, || self.write(batch));
+        match catch_unwind(AssertUnwindSafe(write)) {
             Ok(Ok(disk)) => Ok(disk),
             Ok(Err(error)) => Err(error.to_string().into()),
             Err(panic) => Err(panic_message(&*panic).into()),

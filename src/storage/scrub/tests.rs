@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::FutureExt;
 use openraft::storage::{RaftLogReader, RaftLogStorage, RaftStateMachine};
@@ -11,6 +12,7 @@ use super::*;
 use crate::kv::types::{Key, ReadRequest};
 use crate::storage::checked_file::BLOCK_BYTES;
 use crate::storage::damage::Place;
+use crate::storage::space::Room;
 use crate::storage::verify::tests::store::{Closed, Open, Store, run};
 
 fn scrubber(open: &Open) -> Scrubber {
@@ -110,6 +112,43 @@ fn a_damaged_snapshot_is_made_anew_and_the_node_runs_on() {
     let current = run(open.state.get_current_snapshot()).unwrap().unwrap();
     assert_eq!(current.meta.last_log_id.map(|last| last.index), open.state.reader().applied_index());
     assert!(scrubber.damage().now_or_never().is_none());
+}
+
+/// Raft takes a snapshot that is not there, once the log is purged, for a failed disk, and ends.
+#[test]
+fn a_damaged_snapshot_stays_the_current_one_until_there_is_room_for_another() {
+    let store = Store::written(Closed::Cleanly);
+    let open = Open::at(store.dir()).unwrap();
+    let free = Arc::new(AtomicU64::new(0));
+    let asked = free.clone();
+    let probe = move || Ok(Room { total_bytes: 1 << 30, free_bytes: asked.load(Ordering::Relaxed) });
+    let space = Space::watch(Box::new(probe), None, Arc::default()).unwrap();
+    let mut state = open.state.within(Arc::new(space));
+    let scrubber = Scrubber::new(&open.log, &state).unwrap();
+    let damaged = store.snapshot();
+    store.flip(&damaged, fs::metadata(&damaged).unwrap().len() / 2);
+    let mut current = || run(state.get_current_snapshot()).unwrap().unwrap().meta;
+    let before = current();
+    assert_eq!(pass(&scrubber).unwrap().snapshots_damaged, 1);
+    assert!(damaged.exists() && current() == before);
+
+    free.store(1 << 29, Ordering::Relaxed);
+    assert_eq!(pass(&scrubber).unwrap().snapshots_damaged, 1);
+    assert!(!damaged.exists() && current() != before);
+    assert_eq!(pass(&scrubber).unwrap().snapshots_damaged, 0);
+}
+
+#[test]
+fn a_snapshot_that_is_to_be_sent_is_made_anew_if_it_is_damaged() {
+    let store = Store::written(Closed::Cleanly);
+    let mut open = Open::at(store.dir()).unwrap();
+    let damaged = run(open.state.get_current_snapshot()).unwrap().unwrap();
+    run(open.state.reader().check_snapshot(&damaged)).unwrap();
+    store.flip(&store.snapshot(), fs::metadata(store.snapshot()).unwrap().len() / 2);
+    let error = run(open.state.reader().check_snapshot(&damaged)).unwrap_err().to_string();
+    assert!(error.contains("snapshot"), "{error}");
+    let current = run(open.state.get_current_snapshot()).unwrap().unwrap();
+    run(open.state.reader().check_snapshot(&current)).unwrap();
 }
 
 #[test]

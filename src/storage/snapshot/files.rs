@@ -68,13 +68,9 @@ impl SnapshotDir {
         self.lock().clone()
     }
 
-    /// Stops using a damaged snapshot, unless another one is the current one by now, and removes it.
-    pub(crate) fn discard(&self, damaged: &SnapshotData) -> io::Result<()> {
-        let mut current = self.lock();
-        let Some((meta, _)) = current.take_if(|(_, data)| data.is_same_as(damaged)) else {
-            return Ok(());
-        };
-        self.disk.remove(&self.path.join(file_name(&meta)))
+    /// Whether this is the newest snapshot.
+    pub(crate) fn is_current(&self, data: &SnapshotData) -> bool {
+        self.lock().as_ref().is_some_and(|(_, current)| current.is_same_as(data))
     }
 
     /// Where the file of a snapshot stands.

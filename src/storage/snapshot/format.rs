@@ -154,6 +154,14 @@ pub(crate) fn read_meta(input: &mut impl Read) -> Result<SnapshotMeta, SnapshotE
     postcard::from_bytes(&header).map_err(|error| malformed(Part::Header, error.to_string()))
 }
 
+/// Refuses a snapshot of another state than was announced.
+pub(crate) fn ensure_same(found: SnapshotMeta, announced: &SnapshotMeta) -> Result<(), SnapshotError> {
+    if found == *announced {
+        return Ok(());
+    }
+    Err(SnapshotError::OtherState { found: Box::new(found), announced: Box::new(announced.clone()) })
+}
+
 /// Checks that the last bytes of a snapshot are a trailer.
 pub(crate) fn has_trailer(last: &[u8; TRAILER_BYTES]) -> Result<(), SnapshotError> {
     blocks::check_trailer(last)?;

@@ -1,10 +1,13 @@
 //! The form of a snapshot, its directory, and how it is received.
 
 use futures::TryStreamExt;
+use openraft::testing::log_id;
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 
 use super::*;
+use crate::kv::types::NodeId;
+use crate::raft::types::TypeConfig;
 use crate::storage::blocks::BlockError;
 use crate::storage::disk::RealDisk;
 use crate::storage::record;
@@ -175,4 +178,21 @@ proptest! {
         spoilt.splice(at.., bytes);
         let _ = read_back(&spoilt);
     }
+}
+
+#[tokio::test]
+async fn damage_and_another_state_are_found_before_anything_is_made_of_a_snapshot() {
+    let whole = small();
+    let announced = format::read(&whole[..], |_, _, _| Ok(())).unwrap();
+    SnapshotData::Memory(whole.clone().into()).verify(&announced).await.unwrap();
+
+    let other =
+        SnapshotMeta { last_log_id: Some(log_id::<TypeConfig>(7, NodeId(1), 7)), ..announced.clone() };
+    let error = SnapshotData::Memory(whole.clone().into()).verify(&other).await.unwrap_err();
+    assert!(matches!(error, SnapshotError::OtherState { .. }), "{error}");
+
+    let mut damaged = whole;
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    assert!(SnapshotData::Memory(damaged.into()).verify(&announced).await.is_err());
 }

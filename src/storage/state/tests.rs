@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::{TryStreamExt, stream};
 use openraft::entry::RaftEntry;
-use openraft::storage::{RaftLogReader, RaftLogStorageExt};
+use openraft::storage::{RaftLogReader, RaftLogStorageExt, RaftSnapshotBuilder};
 use openraft::vote::RaftLeaderId;
 use openraft::{EntryPayload, Membership};
 use proptest::prelude::*;

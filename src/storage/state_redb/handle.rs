@@ -65,18 +65,12 @@ pub(super) fn build_database(
     let handle = create_database(disk, path, options, alarm).map_err(io::Error::other)?;
     let marks = fill_database(&handle, |tables| {
         let reader = BufReader::new(data.reader());
-        format::read(reader, |table: Table, key, value| tables.put(table, key, value))?;
-        ensure_same(head::snapshot_meta(tables)?, meta)?;
+        let found = format::read(reader, |table: Table, key, value| tables.put(table, key, value))?;
+        format::ensure_same(found, meta)?;
+        format::ensure_same(head::snapshot_meta(tables)?, meta)?;
         Ok::<_, SnapshotError>(Marks::load(tables)?)
     })?;
     Ok((handle, marks))
-}
-
-pub(super) fn ensure_same(found: SnapshotMeta, announced: &SnapshotMeta) -> Result<(), SnapshotError> {
-    if found == *announced {
-        return Ok(());
-    }
-    Err(SnapshotError::OtherState { found: Box::new(found), announced: Box::new(announced.clone()) })
 }
 
 /// Fills a new database in one durable transaction.

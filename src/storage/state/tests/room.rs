@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
+use crate::limits;
 use crate::storage::disk::SimulatedDisk;
 use crate::storage::space::Room;
 
@@ -64,4 +65,18 @@ async fn a_snapshot_that_runs_out_of_room_begins_again_once_there_is_some() {
     let second = building.await.unwrap().unwrap();
     assert_eq!(second.meta.last_log_id, Some(log_id(9)));
     assert_eq!(value_of(&state, "k"), Some("9".to_owned()));
+}
+
+/// Raft starts with a purged log and no snapshot by having one made, and takes what it gets.
+#[tokio::test]
+async fn a_start_that_needs_a_snapshot_and_has_no_room_for_it_says_so_and_does_not_wait() {
+    let disk = Disk::new();
+    let probe = || Ok(Room { total_bytes: 64 * MIB, free_bytes: 0 });
+    let space = Arc::new(Space::watch(Box::new(probe), None, Arc::default()).unwrap());
+    let mut state = disk.open().within(space);
+    puts(&mut state, 0, 10).await;
+    let mut builder = state.try_create_snapshot_builder(true).await.expect("Raft asks for no reason");
+    let error = builder.build_snapshot().await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    assert!(error.to_string().contains("of the 0 that are free") && error.to_string().contains("Make room"));
 }
