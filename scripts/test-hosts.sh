@@ -37,6 +37,8 @@ done
 CACHE="${ASPEN_HOSTS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/aspen}"
 DEBIAN="$CACHE/debian-$SUITE-$(printf %s "$PACKAGES" | cksum | cut -d ' ' -f 1)"
 if [[ ! -d $DEBIAN ]]; then
+  # Ubuntu's apt does not know the keys of Debian's archive. mmdebstrap hands them to it, and asks gpg whether it must.
+  install_missing /usr/share/keyrings/debian-archive-keyring.gpg:debian-archive-keyring gpg:gpg
   mkdir -p "$CACHE"
   making="$(mktemp -d "$CACHE/making-XXXXXX")"
   trap 'rm -rf --one-file-system "$making"' EXIT
