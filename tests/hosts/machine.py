@@ -51,6 +51,10 @@ class Machine:
             (state / directory).mkdir(parents=True)
         self.console = state / "console"
 
+    def has_file(self, path: str) -> bool:
+        """Whether a file is on the disk of a host before its first start."""
+        return any((layer / path.lstrip("/")).is_file() for layer in self.layers)
+
     def write_file(self, path: str, text: str, mode: int = 0o644) -> None:
         """Puts a file on the disk of a host that does not run."""
         assert self.process is None, f"{self.name} runs"
