@@ -139,7 +139,8 @@ END
 settings() {
   source scripts/tested-build.sh
   find_binaries
-  "$ASPEN_BINARIES/aspen-node" --config tests/fixtures/nixos-settings.toml --check-config
+  # The daemon takes variables of that name for settings.
+  env --unset=ASPEN_BINARIES "$ASPEN_BINARIES/aspen-node" --config tests/fixtures/nixos-settings.toml --check-config
 }
 
 # The documents are those that the options make, where a nix that knows flakes and can reach nixpkgs is there.

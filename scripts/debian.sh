@@ -1,11 +1,12 @@
+# shellcheck shell=bash
 # Sourced by the scripts beside it: programs that they need, installed where they are missing.
 
-# install_missing PROGRAM:PACKAGE...: installs the Debian packages of programs that are not on the PATH.
-# Ends the script where it cannot.
+# install_missing PROGRAM:PACKAGE...: installs the Debian packages of programs that are not on the PATH, or of files
+# that are not there, which are given with their whole path. Ends the script where it cannot.
 install_missing() {
   local missing=() pair policy=/usr/sbin/policy-rc.d made_policy=
   for pair in "$@"; do
-    command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
+    [[ $pair == /* && -e ${pair%%:*} ]] || command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
   done
   ((${#missing[@]} > 0)) || return 0
   if [[ $(id -u) != 0 ]] || ! command -v apt-get >/dev/null; then

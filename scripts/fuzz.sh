@@ -66,6 +66,9 @@ if ! command -v cargo-fuzz >/dev/null; then
     stop "cargo-fuzz cannot be installed (try: cargo install cargo-fuzz --locked)"
   rm -rf "$tools/build"
 fi
+# cargo-fuzz has no --locked, and would write the file anew.
+cargo metadata --locked --format-version 1 --manifest-path fuzz/Cargo.toml >/dev/null ||
+  stop "fuzz/Cargo.lock is not that of Cargo.toml. Run: cargo update -w --manifest-path fuzz/Cargo.toml"
 host="$(rustc -vV | sed -n 's/^host: //p')"
 for target in "${selected[@]}"; do
   cargo +nightly fuzz build --fuzz-dir fuzz --target-dir "$CARGO_TARGET_DIR/fuzz" "$target"

@@ -102,6 +102,7 @@ start() {
     aspen 1 member add-learner "$(cat "$dir/n$i/endpoint")" >/dev/null
     added+=" $i"
   done
+  # shellcheck disable=SC2086  # Each id is a word of its own.
   [ -z "$added" ] || aspen 1 member promote $added >/dev/null
   for i in $nodes; do wait_for 30 "node $i's start" serves "$i"; done
   status

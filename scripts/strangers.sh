@@ -86,6 +86,7 @@ done
 
 median() { awk -F'\t' -v name="$1" -v column="$2" '$1 == name { print $column }' "$work/rounds" | sort -g | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
 for column in "2 throughput" "3 p50" "4 p99" "5 processor-time-an-operation"; do
+  # shellcheck disable=SC2086  # Each figure is a word of its own.
   set -- $column
   echo "$2, with strangers to without: $(awk -v a="$(median strangers "$1")" -v b="$(median alone "$1")" 'BEGIN { printf "%.3f", a / b }')"
 done

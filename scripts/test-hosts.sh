@@ -7,7 +7,7 @@
 #   scripts/test-hosts.sh --list           their names
 #   scripts/test-hosts.sh --check          makes what they need, boots one host, and runs none
 #
-# Needs root, Linux with systemd-nspawn, and Debian's archive for the first run; on Debian it installs what is
+# Needs root, Linux with systemd-nspawn, and Debian's archive for the first run; on Debian or Ubuntu it installs what is
 # missing. The hosts' system is made once and kept in ~/.cache/aspen (ASPEN_HOSTS_CACHE). The hosts are in a
 # network namespace of their own, and all is removed at the end; the journals of a scenario that failed are kept.
 # ASPEN_BINARIES is a directory with aspen-node and aspen; without it they are built with the profile dev.
@@ -37,6 +37,8 @@ done
 CACHE="${ASPEN_HOSTS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/aspen}"
 DEBIAN="$CACHE/debian-$SUITE-$(printf %s "$PACKAGES" | cksum | cut -d ' ' -f 1)"
 if [[ ! -d $DEBIAN ]]; then
+  # Ubuntu's apt does not know the keys of Debian's archive. mmdebstrap hands them to it, and asks gpg whether it must.
+  install_missing /usr/share/keyrings/debian-archive-keyring.gpg:debian-archive-keyring gpg:gpg
   mkdir -p "$CACHE"
   making="$(mktemp -d "$CACHE/making-XXXXXX")"
   trap 'rm -rf --one-file-system "$making"' EXIT

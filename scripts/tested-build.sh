@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the scripts beside it: the build that is tested. All of them make the same one: for another set of features
 # the crates below are built once more, which takes minutes and gigabytes.
 

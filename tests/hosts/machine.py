@@ -12,6 +12,15 @@ BOOT_TIMEOUT_S = 60
 # As in the NixOS test driver.
 DEFAULT_TIMEOUT_S = 900
 POLL_S = 0.1
+# With --keep-unit nspawn puts a host into the group `payload` below its own control group. On version 2 of control
+# groups there would be one `payload` for all hosts, which the systemd of each takes for its own, so each nspawn gets a
+# scope. Its name is a new one with each start: after a crash the old one may not be gone yet. Without systemd on this
+# machine there are no scopes, and on version 1 they are not needed.
+SCOPE = (
+    ["systemd-run", "--scope", "--quiet", "--collect", "--property=Delegate=yes"]
+    if Path("/run/systemd/system").is_dir() and Path("/sys/fs/cgroup/cgroup.controllers").exists()
+    else []
+)
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -42,6 +51,10 @@ class Machine:
             (state / directory).mkdir(parents=True)
         self.console = state / "console"
 
+    def has_file(self, path: str) -> bool:
+        """Whether a file is on the disk of a host before its first start."""
+        return any((layer / path.lstrip("/")).is_file() for layer in self.layers)
+
     def write_file(self, path: str, text: str, mode: int = 0o644) -> None:
         """Puts a file on the disk of a host that does not run."""
         assert self.process is None, f"{self.name} runs"
@@ -66,7 +79,9 @@ class Machine:
         console = self.console.open("ab")
         # Not by `ip netns exec`, which hides the control groups.
         self.process = subprocess.Popen(
+            # The scope's command takes the place of systemd-run, as nspawn takes that of nsenter: it is one process.
             [
+                *SCOPE,
                 "nsenter",
                 f"--net=/run/netns/{self.network}",
                 "systemd-nspawn",

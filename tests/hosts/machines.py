@@ -1,6 +1,7 @@
 """The machines of each scenario: what nixos/tests/default.nix says by services.aspen, in a host's own files."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,8 @@ class Host:
     open_ports: str = f"udp dport {IROH_PORT} accept"
     files: dict[str, str] = field(default_factory=dict)
     units: tuple[str, ...] = ()
+    # Files of the system without which the scenario would show nothing.
+    needs: tuple[str, ...] = ()
 
     def all_files(self) -> dict[str, str]:
         settings = self.settings | {"storage_options.disk_reserve_bytes": DISK_RESERVE_BYTES}
@@ -127,8 +130,9 @@ def relay() -> dict[str, Host]:
 
 
 def trouble() -> dict[str, Host]:
-    library = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1\n"
-    return {"node": Host(1, {"node_id": 1}, files={"/etc/faketime-library": library})}
+    # Debian's name for the machine. One that is not there is passed over by the loader, and the clock stays right.
+    library = f"/usr/lib/{os.uname().machine}-linux-gnu/faketime/libfaketime.so.1"
+    return {"node": Host(1, {"node_id": 1}, files={"/etc/faketime-library": library + "\n"}, needs=(library,))}
 
 
 SCENARIOS: dict[str, Callable[[], dict[str, Host]]] = {

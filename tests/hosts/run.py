@@ -49,6 +49,8 @@ def place(layer: Path, package: Path, units: Path) -> None:
 
 
 def prepare(machine: Machine, host: Host) -> None:
+    for path in host.needs:
+        assert machine.has_file(path), f"{machine.name} has no {path}"
     links = [(name, vlan) for name, vlan in zip(machine.links, host.vlans, strict=True)]
     files = host.all_files() | interface_files(links, host.number, host.routes)
     for path, text in files.items():
