@@ -53,6 +53,12 @@ in
     touch $out
   '';
 
+  # What the module refuses. That is known once this is evaluated.
+  refusals = pkgs.callPackage ./refusals.nix {
+    module = self.nixosModules.aspen;
+    withoutHiqlite = own.aspen-node.override { features = [ ]; };
+  };
+
   # The units, by the systemd of this nixpkgs.
   units =
     pkgs.runCommand "aspen-units" { nativeBuildInputs = [ pkgs.systemd ]; }
