@@ -4,6 +4,8 @@
   cfg,
   secrets,
   listensBeyondLoopback,
+  isHiqlite,
+  isHiqliteNode,
 }:
 let
   peers = lib.attrValues cfg.peers;
@@ -15,11 +17,22 @@ let
     path: path != null && (builtins.isPath path || lib.hasPrefix builtins.storeDir (toString path));
   exposed = lib.attrNames (lib.filterAttrs (_: isInStore) secrets);
 
-  secretSettings = lib.intersectLists (lib.attrNames cfg.settings) [
-    "secret_key_file"
-    "http_token_file"
-    "join_ticket_file"
-  ];
+  secretSettings =
+    lib.intersectLists (lib.attrNames cfg.settings) [
+      "secret_key_file"
+      "http_token_file"
+      "join_ticket_file"
+    ]
+    ++ map (name: "hiqlite.${name}") (
+      lib.intersectLists (lib.attrNames (cfg.settings.hiqlite or { })) [
+        "secret_raft_file"
+        "secret_api_file"
+      ]
+    );
+
+  missingSecrets =
+    lib.optional (isHiqliteNode && cfg.hiqlite.secretRaftFile == null) "hiqlite.secretRaftFile"
+    ++ lib.optional (isHiqlite && cfg.hiqlite.secretApiFile == null) "hiqlite.secretApiFile";
 in
 [
   {
@@ -72,8 +85,8 @@ in
     assertion = secretSettings == [ ];
     message = ''
       services.aspen.settings has ${lib.concatStringsSep ", " secretSettings}: the node runs as a user of its
-      own, which cannot read root's files. Use services.aspen.secretKeyFile, httpTokenFile and
-      joinTicketFile; systemd hands those over.
+      own, which cannot read root's files. Use services.aspen.secretKeyFile, httpTokenFile, joinTicketFile,
+      hiqlite.secretRaftFile and hiqlite.secretApiFile; systemd hands those over.
     '';
   }
   {
@@ -84,11 +97,20 @@ in
     '';
   }
   {
-    assertion =
-      cfg.settings.control_backend != "hiqlite" || lib.elem "hiqlite" (cfg.package.features or [ ]);
+    assertion = !isHiqlite || lib.elem "hiqlite" (cfg.package.features or [ ]);
     message = ''
       services.aspen.settings.control_backend is "hiqlite", and services.aspen.package is built without it.
       Set it to "raft", or the package to one with `features = [ "hiqlite" ]`, which is the default.
+    '';
+  }
+  {
+    assertion = missingSecrets == [ ];
+    message = ''
+      services.aspen.settings.control_backend is "hiqlite", and ${
+        lib.concatMapStringsSep ", " (name: "services.aspen.${name}") missingSecrets
+      } is not
+      set: nodes and clients of a Hiqlite cluster prove that they know its secrets. Set it to the path of a
+      file with 16 or more characters, the same on all nodes.
     '';
   }
 ]

@@ -41,12 +41,23 @@ in
     cargo fmt --check --manifest-path benches/compare-etcd/Cargo.toml
   '';
 
+  # What documents name is there. The package leaves these tests out, as they look through the whole tree.
+  names = (cargo "names" [ ] "cargo test --offline ${features} --test it documents::").overrideAttrs {
+    src = self;
+  };
+
   # The documents that are made out of the options.
   documents = pkgs.runCommand "aspen-documents-are-current" { } ''
     diff --unified ${../docs/nixos-options.md} ${own.aspen-documents}/nixos-options.md
     diff --unified ${../tests/fixtures/nixos-settings.toml} ${own.aspen-documents}/nixos-settings.toml
     touch $out
   '';
+
+  # What the module refuses. That is known once this is evaluated.
+  refusals = pkgs.callPackage ./refusals.nix {
+    module = self.nixosModules.aspen;
+    withoutHiqlite = own.aspen-node.override { features = [ ]; };
+  };
 
   # The units, by the systemd of this nixpkgs.
   units =

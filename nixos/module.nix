@@ -13,9 +13,19 @@ let
   address = import ./address.nix { inherit lib; };
 
   listensBeyondLoopback = !address.isLoopback cfg.settings.http_addr;
+  isHiqlite = cfg.settings.control_backend == "hiqlite";
+  isHiqliteNode = isHiqlite && cfg.settings.hiqlite.mode != "remote";
+  # Where the settings say nothing the daemon takes loopback addresses.
+  hiqliteAddresses = lib.optionals isHiqliteNode (
+    lib.filter (listensAt: listensAt != null && !address.isLoopback listensAt) [
+      cfg.settings.hiqlite.raft_addr
+      cfg.settings.hiqlite.api_addr
+    ]
+  );
   settings = lib.filterAttrsRecursive (_: value: value != null) cfg.settings;
 
-  # Refused here rather than at the next start. A credential stands for the one that systemd will hand over.
+  # Refused here rather than at the next start. Each credential that systemd will hand over has a stand-in, of
+  # the 16 characters or more that Hiqlite wants.
   configFile =
     let
       unchecked = format.generate "aspen.toml" settings;
@@ -25,7 +35,9 @@ let
           ''
             umask 077
             mkdir credentials
-            ${lib.optionalString (cfg.httpTokenFile != null) "echo stand-in > credentials/http-token"}
+            for name in ${toString (lib.attrNames credentials)}; do
+              echo stand-in-of-a-secret > credentials/$name
+            done
             CREDENTIALS_DIRECTORY=$PWD/credentials \
               ${lib.getExe' cfg.package "aspen-node"} --config ${unchecked} --check-config
             cp ${unchecked} $out
@@ -33,14 +45,18 @@ let
     in
     if pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform then checked else unchecked;
 
-  secrets = { inherit (cfg) secretKeyFile httpTokenFile joinTicketFile; };
-  credentials = lib.mapAttrsToList (name: path: "${name}:${toString path}") (
-    lib.filterAttrs (_: path: path != null) {
-      iroh-secret-key = cfg.secretKeyFile;
-      http-token = cfg.httpTokenFile;
-      join-ticket = cfg.joinTicketFile;
-    }
-  );
+  secrets = {
+    inherit (cfg) secretKeyFile httpTokenFile joinTicketFile;
+    "hiqlite.secretRaftFile" = cfg.hiqlite.secretRaftFile;
+    "hiqlite.secretApiFile" = cfg.hiqlite.secretApiFile;
+  };
+  credentials = lib.filterAttrs (_: path: path != null) {
+    iroh-secret-key = cfg.secretKeyFile;
+    http-token = cfg.httpTokenFile;
+    join-ticket = cfg.joinTicketFile;
+    hiqlite-secret-raft = cfg.hiqlite.secretRaftFile;
+    hiqlite-secret-api = cfg.hiqlite.secretApiFile;
+  };
 
   hexKey = types.strMatching "[0-9a-f]{64}" // {
     description = "64 hexadecimal digits";
@@ -79,8 +95,8 @@ in
       default = false;
       description = ''
         Whether to let other machines in: to the UDP port of `settings.iroh_addr`, to the TCP port of
-        `settings.http_addr` if that is no loopback address, and to that of `settings.serve_relay` if the
-        node serves a relay.
+        `settings.http_addr` if that is no loopback address, to that of `settings.serve_relay` if the node
+        serves a relay, and to those of `settings.hiqlite.raft_addr` and `api_addr` if it is a node of Hiqlite.
       '';
     };
 
@@ -184,6 +200,29 @@ in
       '';
     };
 
+    hiqlite = {
+      secretRaftFile = mkOption {
+        type = secretFile;
+        default = null;
+        example = "/run/secrets/aspen-hiqlite-raft";
+        description = ''
+          File with the secret that nodes of a Hiqlite cluster prove to each other: 16 or more visible ASCII
+          characters, the same on all of them. Needed if `settings.control_backend` is `hiqlite`, unless
+          `settings.hiqlite.mode` is `remote`.
+        '';
+      };
+
+      secretApiFile = mkOption {
+        type = secretFile;
+        default = null;
+        example = "/run/secrets/aspen-hiqlite-api";
+        description = ''
+          File with the secret that clients of a Hiqlite cluster prove, of the same kind. Needed if
+          `settings.control_backend` is `hiqlite`.
+        '';
+      };
+    };
+
     settings = mkOption {
       default = { };
       description = ''
@@ -276,6 +315,22 @@ in
           kv.history_revisions = setting types.ints.positive 100000 ''
             Revisions of history that can be read and watched from.
           '';
+          hiqlite.mode =
+            setting
+              (types.enum [
+                "embedded"
+                "remote"
+              ])
+              "remote"
+              ''
+                Whether the process is a node of the Hiqlite cluster, or a client of the `hiqlite.nodes`.
+              '';
+          hiqlite.raft_addr = setting address.type "192.0.2.1:4602" ''
+            IP address and TCP port at which the other nodes of Hiqlite reach this node. It never changes.
+          '';
+          hiqlite.api_addr = setting address.type "192.0.2.1:4603" ''
+            IP address and TCP port at which Hiqlite's clients and management reach this node. It never changes.
+          '';
         };
       };
     };
@@ -313,6 +368,8 @@ in
         cfg
         secrets
         listensBeyondLoopback
+        isHiqlite
+        isHiqliteNode
         ;
     };
 
@@ -337,7 +394,8 @@ in
       allowedUDPPorts = [ (address.port cfg.settings.iroh_addr) ];
       allowedTCPPorts =
         lib.optional listensBeyondLoopback (address.port cfg.settings.http_addr)
-        ++ lib.optional (cfg.settings.serve_relay != null) (address.port cfg.settings.serve_relay);
+        ++ lib.optional (cfg.settings.serve_relay != null) (address.port cfg.settings.serve_relay)
+        ++ map address.port hiqliteAddresses;
     };
 
     systemd.packages = [ cfg.package ];
@@ -345,7 +403,9 @@ in
     systemd.services.aspen = {
       wantedBy = [ "multi-user.target" ];
       restartTriggers = [ configFile ];
-      serviceConfig.LoadCredential = credentials;
+      serviceConfig.LoadCredential = lib.mapAttrsToList (
+        name: path: "${name}:${toString path}"
+      ) credentials;
     };
 
     systemd.services.aspen-backup = lib.mkIf cfg.backup.enable {
