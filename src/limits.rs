@@ -442,9 +442,15 @@ pub const STRANGERS_REMEMBERED_MAX_COUNT: usize = 64;
 /// Time between two log lines about the same stranger.
 pub const STRANGER_LOG_INTERVAL_MS: u64 = 10_000;
 
-/// Connections to the relay that a node serves: one of each node and client, and short ones by which they
-/// measure the way.
-pub const RELAY_CONNECTIONS_MAX_COUNT: usize = 256;
+/// Connections to the relay that a node serves, of those who are let in: one of each node and client.
+pub const RELAY_GUESTS_MAX_COUNT: usize = 256;
+
+/// Connections to the relay on which nobody was let in yet: such as are proving their key, short ones by which
+/// nodes measure the way, and strangers'. All nodes of a cluster may come at once.
+pub const RELAY_ARRIVALS_MAX_COUNT: usize = 128;
+
+/// Such connections from one address, or of IPv6 one network. It leaves as many to all others.
+pub const RELAY_ARRIVALS_OF_SOURCE_MAX_COUNT: usize = 64;
 
 /// Time for a connection to the relay to prove its key, and for all of them to end at a stop.
 pub const RELAY_HANDSHAKE_TIMEOUT_MS: u64 = 5_000;
@@ -628,8 +634,9 @@ pub const HTTP_DRAIN_MAX_BYTES: usize = 16 * 1024 * 1024;
 pub const HTTP_CONNECTIONS_MAX_COUNT: usize = HTTP_REQUESTS_MAX_COUNT + 512;
 
 /// Files and sockets that the process must be allowed to have open: all HTTP connections, and room for
-/// databases, snapshots, peers and the runtime.
-pub const OPEN_FILES_MIN_COUNT: u64 = HTTP_CONNECTIONS_MAX_COUNT as u64 + 256;
+/// databases, snapshots, peers and the runtime; and those of the relay, each twice until it is let in.
+pub const OPEN_FILES_MIN_COUNT: u64 =
+    (HTTP_CONNECTIONS_MAX_COUNT + RELAY_GUESTS_MAX_COUNT + 2 * RELAY_ARRIVALS_MAX_COUNT) as u64 + 256;
 
 /// Time for the head of an HTTP request to arrive whole, and for a kept connection to stay idle.
 pub const HTTP_HEADER_TIMEOUT_MS: u64 = 30_000;
@@ -852,6 +859,7 @@ const _: () = assert!(WIRE_CLIENT_MESSAGE_MAX_BYTES <= WIRE_MESSAGE_MAX_BYTES);
 const _: () = assert!(JOIN_REQUEST_MAX_BYTES < WIRE_UNKNOWN_WINDOW_BYTES as u64);
 const _: () = assert!(STRANGER_INTERVAL_MS < STRANGER_SOURCE_INTERVAL_MS);
 const _: () = assert!(STRANGERS_OF_SOURCE_MAX_COUNT < STRANGERS_MAX_COUNT);
+const _: () = assert!(RELAY_ARRIVALS_OF_SOURCE_MAX_COUNT * 2 <= RELAY_ARRIVALS_MAX_COUNT);
 const _: () = assert!(WIRE_CLIENT_MESSAGE_MAX_BYTES * 16 <= WIRE_CLIENT_REQUESTS_MAX_BYTES as u64);
 const _: () = assert!(((FORWARD_BATCH_MAX_BYTES + RANGE_MAX_BYTES) * 2) as u64 <= WIRE_MESSAGE_MAX_BYTES);
 const _: () = assert!(LOG_BATCH_MAX_BYTES < LOG_QUEUE_MAX_BYTES);

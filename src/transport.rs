@@ -30,6 +30,7 @@ mod mdns;
 pub mod network;
 mod numbered;
 pub mod peers;
+mod places;
 mod protocol;
 pub mod relay;
 pub mod server;

@@ -14,7 +14,7 @@
 //! - At most [`limits::STRANGER_SOURCES_MAX_COUNT`] sources are remembered of either kind.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -36,11 +36,16 @@ impl Source {
     /// Where a connection comes from.
     pub(super) fn of(addr: &IncomingAddr) -> Self {
         match addr {
-            IncomingAddr::Ip(addr) => match addr.ip().to_canonical() {
-                IpAddr::V6(ip) => Self::Ip(IpAddr::V6(network(ip))),
-                v4 => Self::Ip(v4),
-            },
+            IncomingAddr::Ip(addr) => Self::at(*addr),
             _ => Self::Relay,
+        }
+    }
+
+    /// What an address stands for.
+    pub(super) fn at(addr: SocketAddr) -> Self {
+        match addr.ip().to_canonical() {
+            IpAddr::V6(ip) => Self::Ip(IpAddr::V6(network(ip))),
+            v4 => Self::Ip(v4),
         }
     }
 }
@@ -76,8 +81,28 @@ struct Strangers {
     sources: HashMap<Source, Debt>,
     /// Where somebody came from who was let in.
     welcome: HashSet<Source>,
-    refused_since_line: u64,
-    last_line: Option<Instant>,
+    line: SeldomLine,
+}
+
+/// A line in the log about what strangers may cause as often as they like: it is written once in a while, with
+/// their number.
+#[derive(Debug, Default)]
+pub(super) struct SeldomLine {
+    since: u64,
+    last: Option<Instant>,
+}
+
+impl SeldomLine {
+    /// Notes one more, and says how many there were since the last line if one is due.
+    pub(super) fn note(&mut self, now: Instant) -> Option<u64> {
+        let interval = Duration::from_millis(limits::STRANGER_LOG_INTERVAL_MS);
+        self.since += 1;
+        if self.last.is_some_and(|at| now.saturating_duration_since(at) < interval) {
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.since))
+    }
 }
 
 /// Strangers that were turned away, as the time by which another one may be.
@@ -100,8 +125,7 @@ impl Gate {
             all: Debt(Instant::now()),
             sources: HashMap::new(),
             welcome: HashSet::new(),
-            refused_since_line: 0,
-            last_line: None,
+            line: SeldomLine::default(),
         };
         let handshakes = Arc::new(Semaphore::new(limits::WIRE_HANDSHAKES_MAX_COUNT));
         Self { handshakes, strangers: Mutex::new(strangers) }
@@ -161,14 +185,7 @@ impl Gate {
 
     /// Notes a refusal, and says how many there were since the last line if one is due.
     pub(super) fn note_refusal(&self, now: Instant) -> Option<u64> {
-        let interval = Duration::from_millis(limits::STRANGER_LOG_INTERVAL_MS);
-        let mut strangers = self.lock();
-        strangers.refused_since_line += 1;
-        if strangers.last_line.is_some_and(|at| now.saturating_duration_since(at) < interval) {
-            return None;
-        }
-        strangers.last_line = Some(now);
-        Some(std::mem::take(&mut strangers.refused_since_line))
+        self.lock().line.note(now)
     }
 
     fn lock(&self) -> MutexGuard<'_, Strangers> {

@@ -3,6 +3,7 @@
 //! A relay carries datagrams between nodes that have no direct path. What they say to each other is
 //! encrypted from end to end, so a relay learns who speaks with whom, and no more.
 
+mod arrivals;
 mod pass;
 mod server;
 

@@ -9,6 +9,7 @@ mod follower;
 mod forwarding;
 mod heartbeats;
 mod reach;
+mod relay;
 mod silence;
 mod slow_disk;
 mod streams;

@@ -5,9 +5,8 @@
 //! member yet, or one that shows that it holds a ticket which can still be used.
 //!
 //! # Tiger Style
-//! - Connections: [`limits::RELAY_CONNECTIONS_MAX_COUNT`]; further ones wait in the system's backlog.
-//! - A connection that does not get as far as proving its key ends after
-//!   [`limits::RELAY_HANDSHAKE_TIMEOUT_MS`].
+//! - At most [`limits::RELAY_GUESTS_MAX_COUNT`] connections of those who are let in; whoever comes beyond that
+//!   is told so. Others are bounded by themselves (`arrivals`), so that strangers take no place of theirs.
 //! - Who is let in no more is cut off as soon as this node learns of it, and at the latest
 //!   [`limits::RELAY_CHECK_INTERVAL_MS`] afterwards.
 //! - What a connection has been sent and does not take is dropped: for those who speak through a relay it
@@ -25,13 +24,11 @@ use iroh::EndpointId;
 use iroh_relay::KeyCache;
 use iroh_relay::http::RELAY_PROBE_PATH;
 use iroh_relay::server::{Access, AccessControl, ClientRequest, ConnectionId, Handlers, RelayService};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::net::TcpListener;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::RelayPass;
+use super::{RelayPass, arrivals};
 use crate::kv::clock::now_ms;
 use crate::limits;
 use crate::transport::Transport;
@@ -40,16 +37,20 @@ use crate::transport::ticket::public_key;
 /// What a stranger is told.
 const REFUSED: &str = "this relay serves a cluster's members, declared peers and clients alone";
 
+/// What is told to those for whom there is no room.
+const FULL: &str = "this relay has as many connections as it takes";
+
 impl Transport {
     /// Serves a relay until `stop`. It ends with all connections to it.
     pub async fn serve_relay(&self, listener: TcpListener, stop: CancellationToken) {
         let door = Arc::new(Door { transport: self.clone(), guests: Mutex::default() });
         let figures = self.0.relay_figures.get_or_init(Arc::default).clone();
-        let keys = KeyCache::new(limits::RELAY_CONNECTIONS_MAX_COUNT);
-        let service = RelayService::new(handlers(), HeaderMap::new(), None, keys, door.clone(), figures);
+        let keys = KeyCache::new(limits::RELAY_GUESTS_MAX_COUNT);
+        let service =
+            RelayService::new(handlers(), HeaderMap::new(), None, keys, door.clone(), figures.clone());
         tokio::select! {
             () = stop.cancelled() => {}
-            () = accept(listener, &service) => {}
+            () = arrivals::accept(listener, &service, &figures) => {}
             () = door.keep_watch(&service) => {}
         }
         let limit = Duration::from_millis(limits::RELAY_HANDSHAKE_TIMEOUT_MS);
@@ -70,36 +71,6 @@ fn handlers() -> Handlers {
         }),
     );
     handlers
-}
-
-/// Takes connections. It never ends.
-async fn accept(listener: TcpListener, service: &RelayService) {
-    let slots = Arc::new(Semaphore::new(limits::RELAY_CONNECTIONS_MAX_COUNT));
-    let mut connections = JoinSet::new();
-    loop {
-        let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "the relay cannot accept a connection, trying again");
-                tokio::time::sleep(Duration::from_millis(limits::ACCEPT_RETRY_MS)).await;
-                continue;
-            }
-        };
-        while connections.try_join_next().is_some() {}
-        let service = service.clone();
-        connections.spawn(async move {
-            serve(stream, service).await;
-            drop(slot);
-        });
-    }
-}
-
-async fn serve(stream: TcpStream, service: RelayService) {
-    if stream.set_nodelay(true).is_ok() {
-        let limit = Duration::from_millis(limits::RELAY_HANDSHAKE_TIMEOUT_MS);
-        service.handle_connection(stream, None, limit).await;
-    }
 }
 
 /// Lets those in who belong here, and knows who is in.
@@ -125,16 +96,20 @@ impl fmt::Debug for Door {
 impl AccessControl for Door {
     async fn on_connect(&self, request: &ClientRequest) -> Access {
         let guest = Guest { id: request.endpoint_id(), shown: request.auth_token() };
+        let key = public_key(&guest.id);
         if self.admits(&guest) {
-            let mut guests = self.guests();
-            guests.insert(request.connection_id(), guest);
-            count(&guests);
-            return Access::Allow;
+            if self.seat(request.connection_id(), guest) {
+                return Access::Allow;
+            }
+            metrics::counter!("aspen_relay_rejected_total").increment(1);
+            if self.transport.0.door_log.is_worth_a_line(key) {
+                tracing::warn!(%key, "the relay turned a connection away that it would let in: it has {} already, the most that it takes", limits::RELAY_GUESTS_MAX_COUNT);
+            }
+            return Access::Deny { reason: Some(FULL.to_owned()) };
         }
         // It may belong to the cluster since an entry of the log that has not come here yet.
         self.transport.book().have_members_asked();
         metrics::counter!("aspen_relay_rejected_total").increment(1);
-        let key = public_key(&guest.id);
         if self.transport.0.door_log.is_worth_a_line(key) {
             tracing::warn!(%key, "the relay turned a connection away: the key is neither a member's, a declared peer's nor a client's, and shows no valid join ticket");
         }
@@ -151,6 +126,17 @@ impl AccessControl for Door {
 impl Door {
     fn guests(&self) -> MutexGuard<'_, HashMap<ConnectionId, Guest>> {
         self.guests.lock().expect("no code panics while it holds this lock")
+    }
+
+    /// Gives a guest a place, if there is one left.
+    fn seat(&self, connection_id: ConnectionId, guest: Guest) -> bool {
+        let mut guests = self.guests();
+        if guests.len() >= limits::RELAY_GUESTS_MAX_COUNT {
+            return false;
+        }
+        guests.insert(connection_id, guest);
+        count(&guests);
+        true
     }
 
     /// Whether somebody is let in, and may stay.
