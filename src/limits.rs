@@ -376,6 +376,13 @@ pub const HANDOVER_GREETING_TIMEOUT_MS: u64 = 100;
 /// Connections that strangers may have in their handshake at a time.
 pub const WIRE_HANDSHAKES_MAX_COUNT: usize = 256;
 
+/// The part of them that one address, or of IPv6 one network, may have. A handshake takes milliseconds, unless
+/// somebody leaves it half done.
+pub const WIRE_HANDSHAKES_OF_SOURCE_MAX_COUNT: usize = 64;
+
+/// Handshakes at a time that are left for known nodes when strangers have all others.
+pub const WIRE_HANDSHAKES_OF_KNOWN_MAX_COUNT: usize = 64;
+
 /// Connections that clients have open at a time. One process has need of one, or of few.
 pub const WIRE_CLIENTS_MAX_COUNT: usize = 1_024;
 
@@ -859,6 +866,7 @@ const _: () = assert!(WIRE_CLIENT_MESSAGE_MAX_BYTES <= WIRE_MESSAGE_MAX_BYTES);
 const _: () = assert!(JOIN_REQUEST_MAX_BYTES < WIRE_UNKNOWN_WINDOW_BYTES as u64);
 const _: () = assert!(STRANGER_INTERVAL_MS < STRANGER_SOURCE_INTERVAL_MS);
 const _: () = assert!(STRANGERS_OF_SOURCE_MAX_COUNT < STRANGERS_MAX_COUNT);
+const _: () = assert!(WIRE_HANDSHAKES_OF_SOURCE_MAX_COUNT * 2 <= WIRE_HANDSHAKES_MAX_COUNT);
 const _: () = assert!(RELAY_ARRIVALS_OF_SOURCE_MAX_COUNT * 2 <= RELAY_ARRIVALS_MAX_COUNT);
 const _: () = assert!(WIRE_CLIENT_MESSAGE_MAX_BYTES * 16 <= WIRE_CLIENT_REQUESTS_MAX_BYTES as u64);
 const _: () = assert!(((FORWARD_BATCH_MAX_BYTES + RANGE_MAX_BYTES) * 2) as u64 <= WIRE_MESSAGE_MAX_BYTES);

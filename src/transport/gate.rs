@@ -4,24 +4,26 @@
 //! was with, before anybody knows whether the key is let in. So whoever has turned out to be a stranger uses
 //! up what is allowed to strangers, from where it came and altogether; once that is gone, connections from
 //! there are refused by their first packet. Known nodes are never refused for what a stranger does, though
-//! it may be behind the same address.
+//! it may be behind the same address. Whoever begins a handshake and leaves it there is a stranger as well.
 //!
 //! # Tiger Style
-//! - At most [`limits::WIRE_HANDSHAKES_MAX_COUNT`] handshakes are under way. From half of them on, callers
+//! - At most [`limits::WIRE_HANDSHAKES_MAX_COUNT`] handshakes are under way, of which
+//!   [`limits::WIRE_HANDSHAKES_OF_SOURCE_MAX_COUNT`] are with one source. From half of either on, callers
 //!   first have to show that they can be reached where they say; nothing is kept of those who cannot.
+//! - Another [`limits::WIRE_HANDSHAKES_OF_KNOWN_MAX_COUNT`] are for addresses at which nodes are known, once
+//!   all of the others are taken.
 //! - A source has a stranger turned away once in [`limits::STRANGER_SOURCE_INTERVAL_MS`], all of them
 //!   together once in [`limits::STRANGER_INTERVAL_MS`], each after a number at once.
 //! - At most [`limits::STRANGER_SOURCES_MAX_COUNT`] sources are remembered of either kind.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use iroh::endpoint::IncomingAddr;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
+use super::places::{Place, Places};
 use crate::limits;
+use iroh::endpoint::IncomingAddr;
 
 /// Where a connection comes from, as far as it tells who it may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,7 +61,7 @@ fn network(ip: Ipv6Addr) -> Ipv6Addr {
 #[derive(Debug)]
 pub(super) enum Entry {
     /// It may have its handshake while this is held.
-    Granted(OwnedSemaphorePermit),
+    Granted(Place),
     /// It has to show first that it can be reached where it comes from.
     Unproven,
     /// Too many strangers came from there.
@@ -71,7 +73,9 @@ pub(super) enum Entry {
 /// Who may begin a handshake.
 #[derive(Debug)]
 pub(super) struct Gate {
-    handshakes: Arc<Semaphore>,
+    handshakes: Places,
+    /// Those that are left for nodes that are known where they are.
+    of_known: Places,
     strangers: Mutex<Strangers>,
 }
 
@@ -127,8 +131,16 @@ impl Gate {
             welcome: HashSet::new(),
             line: SeldomLine::default(),
         };
-        let handshakes = Arc::new(Semaphore::new(limits::WIRE_HANDSHAKES_MAX_COUNT));
-        Self { handshakes, strangers: Mutex::new(strangers) }
+        let of_known = limits::WIRE_HANDSHAKES_OF_KNOWN_MAX_COUNT;
+        Self {
+            handshakes: Places::new(
+                limits::WIRE_HANDSHAKES_MAX_COUNT,
+                limits::WIRE_HANDSHAKES_OF_SOURCE_MAX_COUNT,
+            ),
+            // All members may be behind one address.
+            of_known: Places::new(of_known, of_known),
+            strangers: Mutex::new(strangers),
+        }
     }
 
     /// Decides on a connection. `is_known` says whether a known node is at its address, and is asked only
@@ -138,16 +150,19 @@ impl Gate {
         source: Source,
         is_proven: bool,
         now: Instant,
-        is_known: impl FnOnce() -> bool,
+        is_known: impl Fn() -> bool,
     ) -> Entry {
         if self.has_enough_of(source, now) && !is_known() {
             return Entry::Refused;
         }
-        let is_busy = self.handshakes.available_permits() * 2 <= limits::WIRE_HANDSHAKES_MAX_COUNT;
-        if is_busy && !is_proven {
+        if !is_proven && self.handshakes.are_half_taken(source) {
             return Entry::Unproven;
         }
-        self.handshakes.clone().try_acquire_owned().map_or(Entry::Full, Entry::Granted)
+        let place = self.handshakes.take(source).or_else(|| {
+            // Whoever comes here has shown where it is, so nobody takes these in a node's name.
+            if is_known() { self.of_known.take(source) } else { None }
+        });
+        place.map_or(Entry::Full, Entry::Granted)
     }
 
     fn has_enough_of(&self, source: Source, now: Instant) -> bool {
@@ -245,23 +260,56 @@ mod tests {
         assert!(sources <= limits::STRANGER_SOURCES_MAX_COUNT, "{sources}");
     }
 
+    /// All handshakes that are granted to callers from these sources, one after the other.
+    fn fill(gate: &Gate, sources: impl Iterator<Item = u32>, is_proven: bool, is_known: bool) -> Vec<Place> {
+        let granted = sources.map_while(|number| {
+            match gate.knock(source(number), is_proven, Instant::now(), || is_known) {
+                Entry::Granted(place) => Some(place),
+                _ => None,
+            }
+        });
+        granted.collect()
+    }
+
     #[test]
     fn callers_show_where_they_are_once_many_handshakes_are_under_way() {
         let (gate, now) = (Gate::new(), Instant::now());
-        let knock = |is_proven| gate.knock(source(1), is_proven, now, || false);
-        let mut under_way = Vec::new();
-        while let Entry::Granted(permit) = knock(false) {
-            under_way.push(permit);
-        }
+        let knock = |is_proven| gate.knock(source(0), is_proven, now, || false);
+        let mut under_way = fill(&gate, 1.., false, false);
         assert_eq!(under_way.len(), limits::WIRE_HANDSHAKES_MAX_COUNT / 2);
         assert!(matches!(knock(false), Entry::Unproven));
-        while let Entry::Granted(permit) = knock(true) {
-            under_way.push(permit);
-        }
+        under_way.extend(fill(&gate, 1.., true, false));
         assert_eq!(under_way.len(), limits::WIRE_HANDSHAKES_MAX_COUNT);
         assert!(matches!(knock(true), Entry::Full));
         drop(under_way);
         assert!(matches!(knock(false), Entry::Granted(_)));
+    }
+
+    #[test]
+    fn one_source_takes_its_part_of_the_handshakes_and_the_latter_half_of_it_proven() {
+        let gate = Gate::new();
+        let of_one = || std::iter::repeat(1);
+        let mut under_way = fill(&gate, of_one(), false, false);
+        assert_eq!(under_way.len(), limits::WIRE_HANDSHAKES_OF_SOURCE_MAX_COUNT / 2);
+        under_way.extend(fill(&gate, of_one(), true, false));
+        assert_eq!(under_way.len(), limits::WIRE_HANDSHAKES_OF_SOURCE_MAX_COUNT);
+        assert!(matches!(gate.knock(source(1), true, Instant::now(), || false), Entry::Full));
+        assert!(is_granted(&gate, source(2), Instant::now()));
+        assert!(matches!(gate.knock(source(1), true, Instant::now(), || true), Entry::Granted(_)));
+    }
+
+    #[test]
+    fn known_nodes_have_their_handshakes_when_strangers_have_all_others() {
+        let (gate, now) = (Gate::new(), Instant::now());
+        let strangers = fill(&gate, 1.., true, false);
+        assert_eq!(strangers.len(), limits::WIRE_HANDSHAKES_MAX_COUNT);
+        assert!(matches!(gate.knock(source(0), false, now, || true), Entry::Unproven), "anybody may say so");
+        let known = fill(&gate, std::iter::repeat(0), true, true);
+        assert_eq!(known.len(), limits::WIRE_HANDSHAKES_OF_KNOWN_MAX_COUNT);
+        assert!(matches!(gate.knock(source(0), true, now, || true), Entry::Full));
+        drop(known);
+        assert!(matches!(gate.knock(source(0), true, now, || false), Entry::Full), "they are left for nodes");
+        assert!(matches!(gate.knock(source(0), true, now, || true), Entry::Granted(_)));
     }
 
     #[test]

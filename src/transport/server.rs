@@ -15,7 +15,6 @@ use irpc::channel::mpsc;
 use irpc::rpc::RemoteService;
 use openraft::EntryPayload;
 use openraft::raft::AppendEntriesRequest;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +23,7 @@ use super::admission::REFUSED;
 use super::client::serve::ClientService;
 use super::frame::{StreamError, read_first, read_request};
 use super::gate::{Entry, Source};
+use super::places::Place;
 use super::protocol::{
     ALPN_ACTOR, ALPN_CLIENT, ALPN_JOIN, ALPN_SNAPSHOT, AppendStream, HelloMessage, HelloProtocol,
     RaftRpcMessage, RaftRpcProtocol, Refusal, SnapshotRpcMessage, SnapshotRpcProtocol,
@@ -90,12 +90,12 @@ impl Transport {
                 incoming = self.0.endpoint.accept() => incoming.ok_or(ServeError::EndpointClosed)?,
             };
             let source = Source::of(&incoming.remote_addr());
-            let Some((incoming, permit)) = self.let_enter(incoming, source) else { continue };
+            let Some((incoming, held)) = self.let_enter(incoming, source) else { continue };
             let (transport, handlers, service) = (self.clone(), handlers.clone(), service.clone());
             connections.spawn(async move {
                 let Some(connection) = transport.shake_hands(incoming, source).await else { return };
                 if connection.alpn() == ALPN_JOIN {
-                    drop(permit);
+                    drop(held);
                     if !transport.serve_join(&connection, &handlers).await {
                         metrics::counter!("aspen_joins_refused_total").increment(1);
                         transport.0.gate.note_stranger(source, Instant::now());
@@ -103,7 +103,7 @@ impl Transport {
                     return;
                 }
                 let Some(connection) = transport.welcome(connection).await else { return };
-                drop(permit);
+                drop(held);
                 transport.0.gate.note_guest(source);
                 let_loose(&connection);
                 if connection.alpn() == ALPN_CLIENT {
@@ -118,11 +118,11 @@ impl Transport {
     }
 
     /// Does what the gate says about a connection; returns it if it may have its handshake.
-    fn let_enter(&self, incoming: Incoming, source: Source) -> Option<(Incoming, OwnedSemaphorePermit)> {
+    fn let_enter(&self, incoming: Incoming, source: Source) -> Option<(Incoming, Place)> {
         let (addr, is_proven) = (incoming.remote_addr(), incoming.remote_addr_validated());
         let now = Instant::now();
         match self.0.gate.knock(source, is_proven, now, || self.is_known_at(&addr)) {
-            Entry::Granted(permit) => return Some((incoming, permit)),
+            Entry::Granted(place) => return Some((incoming, place)),
             Entry::Unproven => {
                 if let Err(error) = incoming.retry() {
                     error.into_incoming().ignore();
@@ -158,23 +158,28 @@ impl Transport {
     /// Sees a connection through its handshake.
     async fn shake_hands(&self, incoming: Incoming, source: Source) -> Option<Connection> {
         let limit = Duration::from_millis(limits::WIRE_CONNECT_TIMEOUT_MS);
-        let addr = incoming.remote_addr();
-        let accepting = match incoming.accept_with(self.0.unknown.clone()) {
-            Ok(accepting) => accepting,
-            Err(error) => {
-                tracing::debug!("a connection was not accepted: {error}");
-                return None;
+        let (addr, is_proven) = (incoming.remote_addr(), incoming.remote_addr_validated());
+        let shaken = async {
+            let accepting = incoming.accept_with(self.0.unknown.clone())?;
+            accepting.await
+        };
+        // Whoever is turned away is where it said, or the handshake would not have got as far. One that failed or was
+        // left half done tells that only if it was known before: else it might be laid at anybody's door.
+        let is_there = match tokio::time::timeout(limit, shaken).await {
+            Ok(Ok(connection)) => return Some(connection),
+            Ok(Err(ConnectingError::LocallyRejected { .. })) => true,
+            Ok(Err(error)) => {
+                tracing::debug!("a handshake failed: {error:#}");
+                is_proven
+            }
+            Err(_) => {
+                tracing::debug!("a handshake was left half done by {}", place(&addr));
+                is_proven
             }
         };
-        match tokio::time::timeout(limit, accepting).await {
-            Ok(Ok(connection)) => return Some(connection),
-            // A node that is known is none, whatever it was turned away from.
-            Ok(Err(ConnectingError::LocallyRejected { .. })) if self.is_known_at(&addr) => {}
-            Ok(Err(ConnectingError::LocallyRejected { .. })) => {
-                self.0.gate.note_stranger(source, Instant::now());
-            }
-            Ok(Err(error)) => tracing::debug!("a handshake failed: {error:#}"),
-            Err(_) => {}
+        // A node that is known is no stranger, whatever it was turned away from.
+        if is_there && !self.is_known_at(&addr) {
+            self.0.gate.note_stranger(source, Instant::now());
         }
         None
     }

@@ -7,6 +7,7 @@ mod cluster;
 mod door;
 mod follower;
 mod forwarding;
+mod half_begun;
 mod heartbeats;
 mod reach;
 mod relay;
