@@ -9,8 +9,9 @@
 //! - One line in the log when this node loses all others, and one when that is over.
 
 use std::collections::BTreeMap;
-use std::net::UdpSocket;
-use std::time::Duration;
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt};
 use iroh::Watcher;
@@ -18,6 +19,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Transport;
+use super::gate::SeldomLine;
 use super::link::LinkError;
 use super::relay::Paths;
 use crate::kv::types::{NodeId, NodeInfo, Peer};
@@ -37,7 +39,7 @@ impl Transport {
         let mut ticks = tokio::time::interval(Duration::from_millis(limits::LOST_CHECK_INTERVAL_MS));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut told: BTreeMap<NodeId, AbortOnDropHandle<()>> = BTreeMap::new();
-        let mut trouble = None;
+        let (mut trouble, mut unseen) = (None, SeldomLine::default());
         let mut pause = Duration::ZERO;
         loop {
             let known: Vec<NodeId> = self.book().all().into_iter().map(|peer| peer.node_id).collect();
@@ -56,6 +58,11 @@ impl Transport {
             tokio::select! {
                 _ = changes.changed() => {}
                 _ = ticks.tick() => {
+                    if let Err(error) = self.left_by_its_address()
+                        && unseen.note(Instant::now()).is_some()
+                    {
+                        tracing::warn!("it cannot be seen whether the machine has the address that iroh_addr names, as no socket opens: {error}");
+                    }
                     let now = self.what_keeps_it_from_all_others();
                     match &now {
                         Some(sentence) if trouble.is_none() => tracing::warn!("{sentence}"),
@@ -100,23 +107,16 @@ impl Transport {
 
     /// What keeps this node from all others, and what an operator can do about it.
     pub(super) fn what_keeps_it_from_all_others(&self) -> Option<String> {
-        self.left_by_its_address().or_else(|| self.lost())
+        self.left_by_its_address().unwrap_or(None).or_else(|| self.lost())
     }
 
     /// An endpoint that was given an address stays there, also when the machine has another one.
-    fn left_by_its_address(&self) -> Option<String> {
+    fn left_by_its_address(&self) -> io::Result<Option<String>> {
         let addr = self.0.reach.bind_addr;
-        if self.0.reach.paths == Paths::RelayOnly
-            || addr.ip().is_unspecified()
-            || UdpSocket::bind((addr.ip(), 0)).is_ok()
-        {
-            return None;
+        if self.0.reach.paths == Paths::RelayOnly || addr.ip().is_unspecified() {
+            return Ok(None);
         }
-        let port = addr.port();
-        Some(format!(
-            "the machine does not have the address {} any more that iroh_addr names, so no other node can be reached: set it to the new address, or to 0.0.0.0:{port}, which follows the machine's addresses, and restart this node",
-            addr.ip()
-        ))
+        left_by(addr, UdpSocket::bind((addr.ip(), 0)).map(drop))
     }
 
     /// All members have been out of reach for a while.
@@ -156,8 +156,39 @@ async fn known_otherwise(peer: &Peer, changes: &mut tokio::sync::watch::Receiver
     }
 }
 
+/// What it means whether a socket opens at an address. Only one error says that the machine does not have it; any
+/// other, such as too many open files, says nothing about the address.
+fn left_by(addr: SocketAddr, opened: io::Result<()>) -> io::Result<Option<String>> {
+    let (ip, port) = (addr.ip(), addr.port());
+    match opened {
+        Ok(()) => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Ok(Some(format!(
+            "the machine does not have the address {ip} any more that iroh_addr names, so no other node can be reached: set it to the new address, or to 0.0.0.0:{port}, which follows the machine's addresses, and restart this node"
+        ))),
+        Err(error) => Err(error),
+    }
+}
+
 fn addresses(info: &NodeInfo) -> String {
     let mut addresses: Vec<String> = info.addresses.iter().map(ToString::to_string).collect();
     addresses.extend(info.relay_url.iter().map(|relay| format!("the relay {relay}")));
     if addresses.is_empty() { "no known address".to_owned() } else { addresses.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_address_that_the_machine_does_not_have_is_lost() {
+        // For documentation: no machine has it.
+        let addr: SocketAddr = "192.0.2.1:4601".parse().unwrap();
+        let sentence = left_by(addr, UdpSocket::bind(addr).map(drop)).unwrap().unwrap();
+        assert!(sentence.contains("does not have the address 192.0.2.1"), "{sentence}");
+        assert!(sentence.contains("0.0.0.0:4601"), "{sentence}");
+        assert_eq!(left_by(addr, Ok(())).unwrap(), None);
+        for error in [rustix::io::Errno::MFILE, rustix::io::Errno::ACCESS, rustix::io::Errno::NOBUFS] {
+            assert_eq!(left_by(addr, Err(error.into())).unwrap_err().kind(), io::Error::from(error).kind());
+        }
+    }
 }
