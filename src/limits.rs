@@ -730,6 +730,20 @@ pub const MEMORY_ARENAS_MAX_COUNT: i32 = 4;
 /// well.
 pub const ACCEPT_RETRY_MS: u64 = 100;
 
+/// Times that a part of a node's housekeeping is started again within [`PART_RESTARTS_WINDOW_MS`]. One that fails
+/// once more takes the node down.
+pub const PART_RESTARTS_MAX_COUNT: usize = 5;
+
+/// Time after which a restart of a part counts no more. A fault that shows once a day is none to go down for.
+pub const PART_RESTARTS_WINDOW_MS: u64 = 600_000;
+
+/// Pause before the first restart of a part; it doubles with each further one up to the longest. What made the part
+/// fail may pass in the meantime, such as a want of file descriptors.
+pub const PART_RESTART_PAUSE_MIN_MS: u64 = 100;
+
+/// Longest pause before a restart of a part.
+pub const PART_RESTART_PAUSE_MAX_MS: u64 = 1_000;
+
 /// Time that a stopping node gives to requests in work, and to each of its parts.
 pub const STOP_TIMEOUT_MS: u64 = 3_000;
 
@@ -866,6 +880,8 @@ const _: () = assert!(WIRE_CLIENT_MESSAGE_MAX_BYTES <= WIRE_MESSAGE_MAX_BYTES);
 const _: () = assert!(JOIN_REQUEST_MAX_BYTES < WIRE_UNKNOWN_WINDOW_BYTES as u64);
 const _: () = assert!(STRANGER_INTERVAL_MS < STRANGER_SOURCE_INTERVAL_MS);
 const _: () = assert!(STRANGERS_OF_SOURCE_MAX_COUNT < STRANGERS_MAX_COUNT);
+const _: () = assert!(PART_RESTART_PAUSE_MIN_MS < PART_RESTART_PAUSE_MAX_MS);
+const _: () = assert!(PART_RESTART_PAUSE_MAX_MS * (PART_RESTARTS_MAX_COUNT as u64) < PART_RESTARTS_WINDOW_MS);
 const _: () = assert!(WIRE_HANDSHAKES_OF_SOURCE_MAX_COUNT * 2 <= WIRE_HANDSHAKES_MAX_COUNT);
 const _: () = assert!(RELAY_ARRIVALS_OF_SOURCE_MAX_COUNT * 2 <= RELAY_ARRIVALS_MAX_COUNT);
 const _: () = assert!(WIRE_CLIENT_MESSAGE_MAX_BYTES * 16 <= WIRE_CLIENT_REQUESTS_MAX_BYTES as u64);

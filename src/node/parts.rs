@@ -31,9 +31,6 @@ use crate::transport::server::Handlers;
 use crate::transport::ticket::NodeTicket;
 use crate::transport::vouching::Members;
 
-/// How often a part of the housekeeping may fail before it takes the node down.
-const RESTARTS: u32 = 5;
-
 /// Starts parts under a supervisor.
 pub(super) struct Parts<'a> {
     pub supervision: &'a Supervision,
@@ -288,7 +285,7 @@ impl Parts<'_> {
         R: Future<Output = Result<(), anyhow::Error>> + Send + 'static,
     {
         let (stop, run) = (self.stop.clone(), std::sync::Arc::new(run));
-        self.supervision.run(Part::restarted(name, RESTARTS, move || {
+        self.supervision.run(Part::restarted(name, limits::PART_RESTARTS_MAX_COUNT, move || {
             let (stop, run) = (stop.clone(), run.clone());
             async move {
                 tokio::select! {

@@ -1,20 +1,27 @@
 //! The supervision tree: one root actor, and under it an actor for each part of the node.
 //!
 //! A part is something that runs for as long as the node does: the Raft actor, the transport's accept
-//! loop, the HTTP server, housekeeping. A part that may be restarted is, a bounded number of times. One
-//! that fails for good takes the node down with the reason, rather than leaving a zombie that holds its
+//! loop, the HTTP server, housekeeping. A part that may be restarted is, after a pause. One that fails too
+//! often, or for good, takes the node down with the reason, rather than leaving a zombie that holds its
 //! ports and answers nothing.
 //!
 //! # Tiger Style
-//! A part ends without an error only after the node has been told to stop.
+//! - A part ends without an error only after the node has been told to stop.
+//! - A part is started again so often in [`limits::PART_RESTARTS_WINDOW_MS`] as it may be, and no more.
+//! - The pause before it doubles from [`limits::PART_RESTART_PAUSE_MIN_MS`] to
+//!   [`limits::PART_RESTART_PAUSE_MAX_MS`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use crate::limits;
 
 /// How a part ends: with an error, or because the node stops.
 pub type PartResult = Result<(), anyhow::Error>;
@@ -23,7 +30,9 @@ pub type PartResult = Result<(), anyhow::Error>;
 #[derive(Clone)]
 pub struct Part {
     name: &'static str,
-    restarts_left: u32,
+    restarts_max: usize,
+    /// When it was started again, as far as that counts still.
+    restarts: VecDeque<Instant>,
     start: Arc<dyn Fn() -> BoxFuture<'static, PartResult> + Send + Sync>,
 }
 
@@ -37,7 +46,8 @@ impl Part {
         let once = std::sync::Mutex::new(Some(run.boxed()));
         Self {
             name,
-            restarts_left: 0,
+            restarts_max: 0,
+            restarts: VecDeque::new(),
             start: Arc::new(move || {
                 let run = once.lock().expect("no code panics while it holds this lock").take();
                 run.expect("a vital part is started once")
@@ -45,13 +55,28 @@ impl Part {
         }
     }
 
-    /// A part that is started again, at most `restarts` times, when it fails.
-    pub fn restarted<F, R>(name: &'static str, restarts: u32, start: F) -> Self
+    /// A part that is started again when it fails, at most `restarts_max` times within a while.
+    pub fn restarted<F, R>(name: &'static str, restarts_max: usize, start: F) -> Self
     where
         F: Fn() -> R + Send + Sync + 'static,
         R: Future<Output = PartResult> + Send + 'static,
     {
-        Self { name, restarts_left: restarts, start: Arc::new(move || start().boxed()) }
+        Self { name, restarts_max, restarts: VecDeque::new(), start: Arc::new(move || start().boxed()) }
+    }
+
+    /// Counts a restart, and says what pause comes before it. None if there were too many.
+    fn count_restart(&mut self, now: Instant) -> Option<Duration> {
+        let window = Duration::from_millis(limits::PART_RESTARTS_WINDOW_MS);
+        self.restarts.retain(|at| now.saturating_duration_since(*at) < window);
+        if self.restarts.len() >= self.restarts_max {
+            return None;
+        }
+        let mut pauses = std::iter::successors(Some(limits::PART_RESTART_PAUSE_MIN_MS), |pause| {
+            Some((pause * 2).min(limits::PART_RESTART_PAUSE_MAX_MS))
+        });
+        let pause = pauses.nth(self.restarts.len()).expect("there is no last one");
+        self.restarts.push_back(now);
+        Some(Duration::from_millis(pause))
     }
 }
 
@@ -145,6 +170,8 @@ impl Actor for Supervisor {
         tree: &mut Tree,
     ) -> Result<(), ActorProcessingErr> {
         match message {
+            // It was in the pause when the node was told to stop.
+            SupervisorMessage::Run(part) if !part.restarts.is_empty() && tree.stop.is_cancelled() => {}
             SupervisorMessage::Run(part) => spawn(&myself, part, tree).await?,
             SupervisorMessage::Adopt(actor, name) => {
                 actor.link(myself.get_cell());
@@ -173,13 +200,13 @@ impl Actor for Supervisor {
         if tree.stop.is_cancelled() {
             return Ok(());
         }
-        match part {
-            Some(part) if part.restarts_left > 0 => {
-                tracing::warn!(part = name, "{name} failed and is started again: {reason}");
-                let again = Part { restarts_left: part.restarts_left - 1, ..part };
-                spawn(&myself, again, tree).await?;
-            }
-            _ => fail(&tree.failure, &tree.stop, format!("{name} failed: {reason}")),
+        let restarted =
+            part.and_then(|mut part| part.count_restart(Instant::now()).map(|pause| (part, pause)));
+        if let Some((part, pause)) = restarted {
+            tracing::warn!(part = name, "{name} failed and is started again in {pause:?}: {reason}");
+            myself.send_after(pause, || SupervisorMessage::Run(part));
+        } else {
+            fail(&tree.failure, &tree.stop, format!("{name} failed: {reason}"));
         }
         Ok(())
     }
@@ -287,10 +314,10 @@ mod tests {
         assert!(supervision.failure().unwrap().contains("no sectors left"));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_restarted_part_runs_again_and_fails_for_good_when_its_restarts_are_used_up() {
         let (supervision, stop) = supervision().await;
-        let runs = Arc::new(AtomicU32::new(0));
+        let (runs, begun) = (Arc::new(AtomicU32::new(0)), Instant::now());
         let counted = runs.clone();
         supervision.run(Part::restarted("keeper", 2, move || {
             counted.fetch_add(1, Ordering::SeqCst);
@@ -299,6 +326,56 @@ mod tests {
         stop.cancelled().await;
         assert_eq!(runs.load(Ordering::SeqCst), 3);
         assert_eq!(supervision.failure(), Some("keeper failed: tired"));
+        let paused = begun.elapsed();
+        assert!(paused >= Duration::from_millis(limits::PART_RESTART_PAUSE_MIN_MS * 3), "{paused:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_that_fails_once_in_a_while_runs_on() {
+        let (supervision, stop) = supervision().await;
+        let (ran, mut runs) = tokio::sync::mpsc::channel(1);
+        supervision.run(Part::restarted("keeper", 2, move || {
+            let ran = ran.clone();
+            async move {
+                ran.send(()).await?;
+                tokio::time::sleep(Duration::from_millis(limits::PART_RESTARTS_WINDOW_MS / 2)).await;
+                anyhow::bail!("tired")
+            }
+        }));
+        for _ in 0..10 {
+            runs.recv().await.expect("it is started again");
+        }
+        assert!(!stop.is_cancelled(), "{:?}", supervision.failure());
+    }
+
+    #[test]
+    fn the_pause_before_a_restart_doubles_up_to_the_longest_and_begins_anew_after_a_while() {
+        let mut part = Part::restarted("keeper", 6, || async { Ok(()) });
+        let now = Instant::now();
+        let pauses: Vec<u128> = (0..6).map(|_| part.count_restart(now).unwrap().as_millis()).collect();
+        assert_eq!(pauses, [100, 200, 400, 800, 1_000, 1_000]);
+        assert_eq!(part.count_restart(now), None);
+        let later = now + Duration::from_millis(limits::PART_RESTARTS_WINDOW_MS);
+        assert_eq!(part.count_restart(later), Some(Duration::from_millis(limits::PART_RESTART_PAUSE_MIN_MS)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_is_not_started_again_after_the_stop() {
+        let (supervision, stop) = supervision().await;
+        let (ran, mut runs) = tokio::sync::mpsc::channel(2);
+        supervision.run(Part::restarted("keeper", 2, move || {
+            let ran = ran.clone();
+            async move {
+                ran.send(()).await?;
+                anyhow::bail!("tired")
+            }
+        }));
+        runs.recv().await.expect("it is started");
+        // Time stands still until all has come to rest, which is in the pause.
+        tokio::time::sleep(Duration::from_millis(limits::PART_RESTART_PAUSE_MIN_MS / 2)).await;
+        stop.cancel();
+        tokio::time::sleep(Duration::from_millis(limits::PART_RESTART_PAUSE_MAX_MS)).await;
+        assert!(runs.try_recv().is_err(), "it was started again");
     }
 
     #[tokio::test]
