@@ -12,6 +12,9 @@ use crate::limits;
 use crate::storage::checked_file::CheckedFile;
 use crate::storage::damage::{Damage, DamageAlarm, Place, looking_at};
 
+/// Entries, and a transaction that holds them.
+type DiskView = (Range<u64>, ReadOnlyTable<u64, &'static [u8]>);
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub(in crate::storage) struct LogScrub {
@@ -52,10 +55,7 @@ impl Shared {
     ///
     /// Like a read of entries it begins without the lock, which every call takes: on a disk that hangs it
     /// takes as long as the disk.
-    fn view_of_disk(
-        &self,
-        from: u64,
-    ) -> Result<(Range<u64>, ReadOnlyTable<u64, &'static [u8]>), redb::Error> {
+    fn view_of_disk(&self, from: u64) -> Result<DiskView, redb::Error> {
         loop {
             let on_disk_before = self.lock().view.flushed_position();
             let log = self.begin_read()?;
