@@ -90,6 +90,10 @@ pub const METADATA_CACHE_BYTES: usize = 1024 * 1024;
 /// Peers remembered across restarts. Far above any cluster; a list of strangers must not fill a disk.
 pub const PEERS_MAX_COUNT: usize = 1_024;
 
+/// Keys of removed members that the cluster keeps out; beyond that the one that was removed first is forgotten.
+/// A cluster that replaces a member every day needs three years for that.
+pub const FORMER_MEMBERS_MAX_COUNT: usize = 1_024;
+
 /// Entries applied in one state transaction.
 pub const APPLY_BATCH_MAX_ENTRIES: usize = 4_096;
 

@@ -1,5 +1,5 @@
-//! Who may come into the cluster, in [`Table::Admissions`]: a row for each ticket, and one for each node
-//! that was let in.
+//! Who may come into the cluster, in [`Table::Admissions`]: a row for each ticket, one for each node that was
+//! let in, and one for each key that was a member's and is none.
 //!
 //! # Tiger Style
 //! Everything here is on disk. Structures are never changed; a new form gets a new kind of row.
@@ -11,17 +11,27 @@ use serde::{Deserialize, Serialize};
 
 use super::record;
 use super::tables::{ReadTables, StateError, Table};
-use crate::kv::types::{Admitted, NodeId, OutstandingTicket, SecretHash, TicketId};
+use crate::kv::types::{Admitted, NodeId, OutstandingTicket, PublicKey, SecretHash, TicketId};
 
 // The first byte of a row's key. They must stay stable.
 const TICKET: u8 = b't';
 const NODE: u8 = b'n';
+const FORMER: u8 = b'f';
 
 /// A ticket that was issued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct IssuedTicket {
     pub(crate) expires_at_ms: u64,
     pub(crate) uses_left: u32,
+}
+
+/// A member that was removed. Its key stands in the row's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FormerMember {
+    /// The id that it had last.
+    pub(crate) node_id: NodeId,
+    /// The index of the entry that removed it.
+    pub(crate) removed_at: u64,
 }
 
 /// The key of a ticket's row.
@@ -32,6 +42,11 @@ pub(crate) fn ticket_key(hash: &SecretHash) -> Vec<u8> {
 /// The key of a node's row.
 pub(crate) fn node_key(node_id: NodeId) -> Vec<u8> {
     [&[NODE][..], &node_id.0.to_be_bytes()].concat()
+}
+
+/// The key of a former member's row.
+pub(crate) fn former_key(public_key: &PublicKey) -> Vec<u8> {
+    [&[FORMER][..], &public_key.0].concat()
 }
 
 /// A ticket, if it is known.
@@ -107,6 +122,23 @@ pub(crate) fn nodes(tables: &impl ReadTables) -> Result<Vec<(NodeId, Admitted)>,
     Ok(nodes)
 }
 
+/// All who were members and are none, by their keys; who was removed first comes first.
+pub(crate) fn former_members(tables: &impl ReadTables) -> Result<Vec<(PublicKey, FormerMember)>, StateError> {
+    let mut former = Vec::new();
+    for row in tables.rows(Table::Admissions, (Bound::Included(&[FORMER]), Bound::Excluded(&[FORMER + 1])))? {
+        let (key, sealed) = row?;
+        let (member, _) = record::unseal_open::<FormerMember>(Table::Admissions, &key, &sealed)?;
+        former.push((public_key(&key)?, member));
+    }
+    former.sort_by_key(|(public_key, member)| (member.removed_at, *public_key));
+    Ok(former)
+}
+
+fn public_key(key: &[u8]) -> Result<PublicKey, StateError> {
+    let public_key = key.get(1..).and_then(|public_key| public_key.try_into().ok());
+    public_key.map(PublicKey).ok_or_else(|| malformed(key, "the key holds no public key"))
+}
+
 fn node_id(key: &[u8]) -> Result<NodeId, StateError> {
     let id = key.get(1..).and_then(|id| id.try_into().ok());
     id.map(|id| NodeId(u64::from_be_bytes(id))).ok_or_else(|| malformed(key, "the key holds no node id"))
@@ -131,6 +163,10 @@ pub(crate) fn check(key: &[u8], sealed: &[u8]) -> Result<(), StateError> {
         Some(&NODE) => {
             node_id(key)?;
             record::unseal_open::<Admitted>(Table::Admissions, key, sealed).map(drop)
+        }
+        Some(&FORMER) => {
+            public_key(key)?;
+            record::unseal_open::<FormerMember>(Table::Admissions, key, sealed).map(drop)
         }
         _ => Err(malformed(key, "the key is neither a ticket's nor a node's")),
     }

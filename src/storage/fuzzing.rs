@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use super::admissions::IssuedTicket;
+use super::admissions::{FormerMember, IssuedTicket};
 use super::apply::{Reply, Session};
 use super::backup::{self, BackupDecoder, BackupRow, Decoded};
 use super::batch::{self, Batch};
@@ -381,6 +381,7 @@ pub(crate) fn records(input: &[u8]) -> bool {
         19 => in_state::<StoredMembership>(Table::Meta, record),
         20 => in_state::<SnapshotMeta>(Table::Meta, record),
         21 => command(&Proposal(Bytes::copy_from_slice(record))),
+        22 => in_state::<FormerMember>(Table::Admissions, record),
         _ => false,
     }
 }
@@ -485,6 +486,10 @@ pub(crate) fn record_seeds() -> Seeds {
         ("undo", in_state(10, Table::History, &undo, b"")),
         ("ticket", in_state(13, Table::Admissions, &IssuedTicket { expires_at_ms: 9, uses_left: 2 }, b"")),
         ("admitted", in_state(14, Table::Admissions, &admitted, b"")),
+        (
+            "former-member",
+            in_state(22, Table::Admissions, &FormerMember { node_id: NodeId(3), removed_at: 9 }, b""),
+        ),
         ("restoring", in_state(15, Table::Meta, &Some(restoring), b"")),
         (
             "revisions",

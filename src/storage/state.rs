@@ -24,7 +24,8 @@ use super::state_mem::MemState;
 use super::state_redb::{RedbState, ShrinkError, Shrunk};
 use super::tables::StateError;
 use crate::kv::types::{
-    Admitted, BackupOrigin, KvError, NodeId, OutstandingTicket, RangeReply, ReadRequest, Revision, SecretHash,
+    Admitted, BackupOrigin, KvError, NodeId, OutstandingTicket, PublicKey, RangeReply, ReadRequest, Revision,
+    SecretHash,
 };
 use crate::raft::runtime;
 use crate::raft::types::{Applied, LogId, SnapshotMeta, StoredMembership, TypeConfig};
@@ -133,6 +134,18 @@ impl StateReader {
         match &self.store {
             Store::Memory(state) => state.admitted(),
             Store::Redb(state) => state.admitted(),
+        }
+    }
+
+    /// The keys of those who were members and are none, as of the newest applied state; who was removed first
+    /// comes first.
+    ///
+    /// # Errors
+    /// Where the state cannot be read.
+    pub fn former_members(&self) -> Result<Vec<PublicKey>, StateError> {
+        match &self.store {
+            Store::Memory(state) => state.former_members(),
+            Store::Redb(state) => state.former_members(),
         }
     }
 

@@ -12,7 +12,8 @@ use super::state::StateMachine;
 use super::tables::{MemTables, StateError, WriteTables};
 use super::{admissions, head, read};
 use crate::kv::types::{
-    Admitted, BackupOrigin, KvError, NodeId, OutstandingTicket, RangeReply, ReadRequest, Revision, SecretHash,
+    Admitted, BackupOrigin, KvError, NodeId, OutstandingTicket, PublicKey, RangeReply, ReadRequest, Revision,
+    SecretHash,
 };
 use crate::raft::types::{Applied, LogId, SnapshotMeta, StoredMembership};
 
@@ -58,6 +59,10 @@ impl MemState {
         request: &ReadRequest,
     ) -> Result<Result<(Revision, RangeReply), KvError>, StateError> {
         read::read(&*self.tables(), request)
+    }
+
+    pub(crate) fn former_members(&self) -> Result<Vec<PublicKey>, StateError> {
+        Ok(admissions::former_members(&*self.tables())?.into_iter().map(|(key, _)| key).collect())
     }
 
     pub(crate) fn admitted(&self) -> Result<Vec<(NodeId, Admitted)>, StateError> {

@@ -43,7 +43,7 @@ use super::syncs::SyncedFile;
 use super::tables::{RedbRead, RedbWrite, StateError, has_discarded};
 use super::{StorageError, StorageOptions, admissions, read};
 use crate::kv::types::{
-    Admitted, KvError, NodeId, OutstandingTicket, RangeReply, ReadRequest, Revision, SecretHash,
+    Admitted, KvError, NodeId, OutstandingTicket, PublicKey, RangeReply, ReadRequest, Revision, SecretHash,
 };
 use crate::limits;
 use crate::raft::types::{Applied, LogId, SnapshotMeta, StoredMembership};
@@ -207,6 +207,11 @@ impl RedbState {
             let handle = self.store.handle();
             read::read(&handle.read()?, request)
         })
+    }
+
+    pub(crate) fn former_members(&self) -> Result<Vec<PublicKey>, StateError> {
+        let former = self.store.watched(|| admissions::former_members(&self.store.handle().read()?))?;
+        Ok(former.into_iter().map(|(key, _)| key).collect())
     }
 
     pub(crate) fn admitted(&self) -> Result<Vec<(NodeId, Admitted)>, StateError> {

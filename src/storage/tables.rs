@@ -40,7 +40,8 @@ pub enum Table {
     /// Keys of a restore that is under way: key -> the record that it will have, sealed as in `data`. Entries
     /// live until they become the data, or are thrown away.
     Staging = 7,
-    /// Who may come into the cluster: tickets until they are forgotten, nodes until they are removed.
+    /// Who may come into the cluster: tickets until they are forgotten, nodes until they are removed, and then
+    /// their keys until they are members again.
     Admissions = 8,
 }
 

@@ -4,9 +4,10 @@
 //! - Redeeming takes one use and allots one id, both or neither. The same node that asks again with the same
 //!   ticket gets the same answer, and takes nothing.
 //! - An id is never allotted twice, nor one that a member has had.
-//! - At most [`limits::JOIN_TICKETS_MAX_COUNT`] tickets and [`limits::PEERS_MAX_COUNT`] nodes are kept.
+//! - At most [`limits::JOIN_TICKETS_MAX_COUNT`] tickets and [`limits::PEERS_MAX_COUNT`] nodes are kept, and the
+//!   keys of [`limits::FORMER_MEMBERS_MAX_COUNT`] former members.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -17,7 +18,7 @@ use crate::kv::types::{
 };
 use crate::limits;
 use crate::raft::types::StoredMembership;
-use crate::storage::admissions::{self, IssuedTicket};
+use crate::storage::admissions::{self, FormerMember, IssuedTicket};
 use crate::storage::tables::{StateError, Table, WriteTables};
 use crate::storage::{head, record};
 
@@ -46,7 +47,8 @@ impl<T: WriteTables> Applier<'_, T> {
         Ok(WriteReply { revision, succeeded, results: vec![OpResult::Member(result)], replayed: false })
     }
 
-    /// Follows a change of the membership: who leaves is forgotten, and comes back as another.
+    /// Follows a change of the membership: who leaves is forgotten, and comes back as another. Its key is kept,
+    /// so that nodes which come later, and never saw it as a member, know that it was removed.
     pub(crate) fn membership(&mut self, membership: &StoredMembership) -> Result<(), StateError> {
         let now = members_of(membership);
         for (node_id, admitted) in admissions::nodes(self.tables)? {
@@ -60,9 +62,33 @@ impl<T: WriteTables> Applier<'_, T> {
                 self.put_node(node_id, &next)?;
             }
         }
+        self.note_former_members(&now, membership.log_id().map_or(0, |log_id| log_id.index))?;
         let highest = now.keys().next_back().copied().max(Some(self.highest_id()?));
         head::store_highest_id(self.tables, highest.unwrap_or_default())?;
         self.members = Some(now);
+        Ok(())
+    }
+
+    /// Notes the keys of those who leave. One that is a member's again is a former one's no more; to have taken
+    /// a ticket is not enough, for who took one may never come.
+    fn note_former_members(&mut self, now: &Members, removed_at: u64) -> Result<(), StateError> {
+        let before = self.members()?.clone();
+        let keys: BTreeSet<&PublicKey> = now.values().collect();
+        let gone: Vec<(NodeId, PublicKey)> =
+            before.into_iter().filter(|(_, public_key)| !keys.contains(public_key)).collect();
+        for (node_id, public_key) in &gone {
+            self.put_row(
+                &admissions::former_key(public_key),
+                &FormerMember { node_id: *node_id, removed_at },
+            )?;
+        }
+        let former = admissions::former_members(self.tables)?;
+        let (back, out): (Vec<_>, Vec<_>) =
+            former.iter().partition(|(public_key, _)| keys.contains(public_key));
+        let excess = out.len().saturating_sub(limits::FORMER_MEMBERS_MAX_COUNT);
+        for (public_key, _) in back.into_iter().chain(out.into_iter().take(excess)) {
+            self.tables.remove(Table::Admissions, &admissions::former_key(&public_key))?;
+        }
         Ok(())
     }
 
@@ -207,7 +233,7 @@ mod tests {
     use crate::kv::types::{Command, KvError, NodeInfo, WriteOp};
     use crate::raft::types::TypeConfig;
     use crate::storage::apply::tests::apply;
-    use crate::storage::tables::MemTables;
+    use crate::storage::tables::{MemTables, ReadTables};
 
     const HOUR_MS: u64 = 60 * 60 * 1_000;
 
@@ -248,16 +274,20 @@ mod tests {
 
     /// Voters by id and key, and learners.
     fn become_members(tables: &mut MemTables, index: u64, voters: &[(u64, u8)], learners: &[(u64, u8)]) {
+        let stored = stored(index, voters, learners);
+        let mut applier = Applier::begin(tables).unwrap();
+        applier.membership(&stored).unwrap();
+        applier.finish().unwrap();
+        head::store_membership(tables, &stored).unwrap();
+    }
+
+    fn stored(index: u64, voters: &[(u64, u8)], learners: &[(u64, u8)]) -> StoredMembership {
         let info = |key: u8| NodeInfo { public_key: PublicKey([key; 32]), ..NodeInfo::default() };
         let nodes: BTreeMap<NodeId, NodeInfo> =
             voters.iter().chain(learners).map(|(id, key)| (NodeId(*id), info(*key))).collect();
         let voters = voters.iter().map(|(id, _)| NodeId(*id)).collect();
         let membership = openraft::Membership::new(vec![voters], nodes).unwrap();
-        let stored = StoredMembership::new(Some(log_id::<TypeConfig>(1, NodeId(1), index)), membership);
-        let mut applier = Applier::begin(tables).unwrap();
-        applier.membership(&stored).unwrap();
-        applier.finish().unwrap();
-        head::store_membership(tables, &stored).unwrap();
+        StoredMembership::new(Some(log_id::<TypeConfig>(1, NodeId(1), index)), membership)
     }
 
     #[test]
@@ -349,6 +379,74 @@ mod tests {
         become_members(&mut tables, 2, &[(1, 1)], &[]);
         become_members(&mut tables, 3, &[(1, 1)], &[(2, 2)]);
         assert_eq!(note(&mut tables, 22), [(2, 22)]);
+    }
+
+    /// The first byte of each former member's key, and its id.
+    fn former(tables: &MemTables) -> Vec<(u8, u64)> {
+        let former = admissions::former_members(tables).unwrap();
+        former.iter().map(|(key, member)| (key.0[0], member.node_id.0)).collect()
+    }
+
+    #[test]
+    fn a_removed_members_key_is_kept_until_it_is_a_members_again() {
+        let mut tables = MemTables::default();
+        become_members(&mut tables, 1, &[(1, 1), (2, 2), (3, 3)], &[(4, 4)]);
+        assert_eq!(former(&tables), []);
+        become_members(&mut tables, 2, &[(1, 1), (2, 2)], &[(4, 4)]);
+        become_members(&mut tables, 3, &[(1, 1), (2, 2)], &[]);
+        assert_eq!(former(&tables), [(3, 3), (4, 4)], "whether it was noted by its directory or not");
+
+        issue(&mut tables, 1, 0, 1);
+        assert_eq!(redeem(&mut tables, 1, 1, joiner(3, 9)), admitted(5));
+        assert_eq!(former(&tables), [(3, 3), (4, 4)], "it may never come");
+        become_members(&mut tables, 4, &[(1, 1), (2, 2)], &[(5, 3), (6, 4)]);
+        assert_eq!(former(&tables), []);
+        become_members(&mut tables, 5, &[(1, 1)], &[(5, 3), (6, 4)]);
+        become_members(&mut tables, 6, &[(1, 1)], &[(6, 4)]);
+        assert_eq!(former(&tables), [(2, 2), (3, 5)], "under the id that it had last");
+        // Another node under the old id is not the old node.
+        become_members(&mut tables, 7, &[(1, 1), (2, 9)], &[]);
+        assert_eq!(former(&tables), [(2, 2), (3, 5), (4, 6)]);
+        for (key, _) in admissions::former_members(&tables).unwrap() {
+            let row = admissions::former_key(&key);
+            let sealed = tables.get(Table::Admissions, &row).unwrap().unwrap();
+            admissions::check(&row, &sealed).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_membership_that_follows_in_the_same_batch_knows_the_one_before() {
+        let mut tables = MemTables::default();
+        let mut applier = Applier::begin(&mut tables).unwrap();
+        for (index, voters) in [(1, &[(1, 1), (2, 2)][..]), (2, &[(1, 1)])] {
+            applier.membership(&stored(index, voters, &[])).unwrap();
+        }
+        applier.finish().unwrap();
+        assert_eq!(former(&tables), [(2, 2)]);
+    }
+
+    #[test]
+    fn former_members_are_bounded_and_who_left_first_is_forgotten_first() {
+        let mut tables = MemTables::default();
+        let max = limits::FORMER_MEMBERS_MAX_COUNT as u64;
+        let key = |number: u64| {
+            let mut key = PublicKey([0; 32]);
+            // So that the order of the keys is not that in which they left.
+            key.0[..8].copy_from_slice(&(u64::MAX - number).to_be_bytes());
+            key
+        };
+        let mut applier = Applier::begin(&mut tables).unwrap();
+        for number in 1..=max + 3 {
+            let node = NodeInfo { public_key: key(number), ..NodeInfo::default() };
+            let nodes = BTreeMap::from([(NodeId(number), node)]);
+            let membership = openraft::Membership::new(vec![[NodeId(number)].into()], nodes).unwrap();
+            let log_id = log_id::<TypeConfig>(1, NodeId(1), number);
+            applier.membership(&StoredMembership::new(Some(log_id), membership)).unwrap();
+        }
+        applier.finish().unwrap();
+        let kept: Vec<PublicKey> =
+            admissions::former_members(&tables).unwrap().into_iter().map(|(key, _)| key).collect();
+        assert_eq!(kept, (3..=max + 2).map(key).collect::<Vec<_>>());
     }
 
     #[test]
