@@ -66,6 +66,7 @@ use crate::kv::types::{Founders, NodeId, NodeInfo, Peer, PublicKey};
 use crate::limits;
 use crate::storage::metadata::Metadata;
 use crate::storage::state::StateReader;
+use crate::storage::tables::StateError;
 
 /// How long the transport waits, fit for the kind of link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -246,10 +247,34 @@ impl Transport {
         self.0.founders.as_ref()
     }
 
-    /// From now on, members are told from those that lost their disk by what this state knows of them.
+    /// From now on, members are told from those that lost their disk, and from those that were removed, by what
+    /// this state knows of them.
     pub fn trust(&self, reader: StateReader) {
         // A second one would read the same.
         self.0.reader.set(reader).ok();
+        if let Err(error) = self.shut_out_former_members() {
+            tracing::warn!("who was removed from the cluster cannot be read yet: {error}");
+        }
+    }
+
+    /// Waits until the state has an entry of the log, which may come in a snapshot, and shuts out whom it tells to
+    /// be a member no more.
+    ///
+    /// # Errors
+    /// Where the state cannot be read.
+    pub async fn learn_of_former_members(&self, index: u64) -> Result<(), StateError> {
+        let Some(reader) = self.0.reader.get() else { return Ok(()) };
+        reader.applied(index).await;
+        self.shut_out_former_members()
+    }
+
+    fn shut_out_former_members(&self) -> Result<(), StateError> {
+        // An empty state tells of nobody, as it knows of no cluster.
+        let Some(reader) = self.0.reader.get().filter(|reader| reader.applied_index().is_some()) else {
+            return Ok(());
+        };
+        self.cut_off(&self.0.book.set_former_members(&reader.former_members()?));
+        Ok(())
     }
 
     /// The state, once it is open.

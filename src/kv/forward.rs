@@ -102,15 +102,27 @@ pub enum ForwardError {
     },
 }
 
+/// What a node was before it was introduced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acquaintance {
+    /// Nobody had heard of it, so that it is let in for its introduction alone.
+    New,
+    /// It was declared, or a member.
+    Known,
+}
+
 /// Carries requests to another member.
 #[async_trait]
 pub trait Forwarder: Send + Sync + 'static {
-    /// Makes a node known, so that it is let in, and checks that it answers as itself. A node that does
-    /// not answer is forgotten again. Ends within `timeout_ms`.
+    /// Makes a node known, so that it is let in, and checks that it answers as itself. A node that was new and
+    /// does not answer is forgotten again. Ends within `timeout_ms`.
     ///
     /// # Errors
     /// [`ForwardError::Unreachable`].
-    async fn introduce(&self, peer: &Peer, timeout_ms: u64) -> Result<(), ForwardError>;
+    async fn introduce(&self, peer: &Peer, timeout_ms: u64) -> Result<Acquaintance, ForwardError>;
+
+    /// Lets a node in no more that was introduced, unless it is a member.
+    fn forget(&self, peer: &Peer);
 
     /// Asks `leader`. Ends within `timeout_ms`.
     ///

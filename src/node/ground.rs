@@ -119,7 +119,7 @@ fn book(config: &Config, metadata: &Metadata) -> Result<PeerBook, NodeError> {
             Err(error) => return Err(error.into()),
         }
     }
-    book.recall_members(metadata.once_members());
+    book.recall_members(&metadata.once_members());
     Ok(book)
 }
 

@@ -332,15 +332,26 @@ async fn scrub(scrubber: Scrubber, interval: Duration) -> Result<(), anyhow::Err
 async fn follow_membership(raft: RaftHandle, transport: Transport) -> Result<(), anyhow::Error> {
     let mut metrics = raft.metrics();
     let mut last = None;
+    // The entry of a membership that the state may not have yet.
+    let mut awaited = None;
     loop {
         let membership = metrics.borrow_watched().membership_config.clone();
         if last.as_ref() != Some(&membership) {
             transport.cut_off(&transport.book().set_members(Members::of(&membership)));
+            awaited = membership.log_id().map(|log_id| log_id.index);
             last = Some(membership);
         }
-        if metrics.changed().await.is_err() {
-            // Raft has ended; its actor says why.
-            pending::<()>().await;
+        tokio::select! {
+            changed = metrics.changed() => {
+                if changed.is_err() {
+                    // Raft has ended; its actor says why.
+                    pending::<()>().await;
+                }
+            }
+            told = transport.learn_of_former_members(awaited.unwrap_or_default()), if awaited.is_some() => {
+                told?;
+                awaited = None;
+            }
         }
     }
 }

@@ -8,7 +8,6 @@
 //! - At most [`limits::PEERS_MAX_COUNT`] peers are kept.
 //! - The format's version stands here for the whole directory; a newer one is refused.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -46,7 +45,7 @@ const INCARNATION: &str = "incarnation";
 const CLUSTER_ID: &str = "cluster_id";
 /// A list of `(NodeId, NodeInfo)`. Must stay stable.
 const PEERS: &str = "peers";
-/// A list of `PublicKey`, once a membership was known. Must stay stable.
+/// A list of `PublicKey`, once a membership was known; who was a member longest ago comes first. Must stay stable.
 const ONCE_MEMBERS: &str = "once_members";
 /// A `Founding`, once agreed to. Must stay stable.
 const FOUNDING: &str = "founding";
@@ -182,7 +181,7 @@ struct Inner {
 struct Changing {
     cluster_id: Option<ClusterId>,
     peers: Vec<Peer>,
-    once_members: BTreeSet<PublicKey>,
+    once_members: Vec<PublicKey>,
     recovery: Option<Recovery>,
     founding: Option<Founding>,
     came_in: bool,
@@ -411,7 +410,7 @@ impl Metadata {
     }
 
     /// The keys of all who were members of the cluster at some time, as saved last.
-    pub fn once_members(&self) -> BTreeSet<PublicKey> {
+    pub fn once_members(&self) -> Vec<PublicKey> {
         self.lock().once_members.clone()
     }
 
@@ -420,17 +419,13 @@ impl Metadata {
     ///
     /// # Errors
     /// There are too many, or the write failed.
-    pub fn save_peers(
-        &self,
-        peers: &[Peer],
-        once_members: &BTreeSet<PublicKey>,
-    ) -> Result<(), MetadataError> {
+    pub fn save_peers(&self, peers: &[Peer], once_members: &[PublicKey]) -> Result<(), MetadataError> {
         let count = peers.len().max(once_members.len());
         if count > limits::PEERS_MAX_COUNT {
             return Err(MetadataError::TooManyPeers { count });
         }
         let mut changing = self.lock();
-        if changing.peers == peers && changing.once_members == *once_members {
+        if changing.peers == peers && changing.once_members == once_members {
             return Ok(());
         }
         // As pairs: the flattened form of a peer exists in JSON only.
@@ -441,10 +436,10 @@ impl Metadata {
                 table.remove(ONCE_MEMBERS)?;
                 return Ok(());
             }
-            put(table, ONCE_MEMBERS, once_members)
+            put(table, ONCE_MEMBERS, &once_members)
         })?;
         changing.peers = peers.to_vec();
-        changing.once_members.clone_from(once_members);
+        changing.once_members = once_members.to_vec();
         Ok(())
     }
 

@@ -19,6 +19,10 @@ pub const REFUSED: u32 = 403;
 /// What it is told.
 pub(super) const STRANGER: &str = "the key is neither a member's nor a declared peer's";
 
+/// What a declared peer is told that would read and write too early.
+const TOO_EARLY: &str =
+    "this node is not in a cluster yet, and does not know whom that has removed: try again later";
+
 /// Who is let in, and for what.
 #[derive(Clone, Debug)]
 pub(super) struct GuestList {
@@ -32,12 +36,15 @@ impl GuestList {
     }
 
     /// Whether a key may use a protocol: a node may use each of them, but only a member that of the
-    /// actors; a client its own alone.
+    /// actors, and that of clients not before this node knows who was removed; a client its own alone.
     pub(super) fn admits(&self, key: &PublicKey, alpn: &[u8]) -> bool {
         if alpn == ALPN_ACTOR {
             return self.book.is_members(key);
         }
-        self.book.admitted(key).is_some() || alpn == ALPN_CLIENT && self.client_keys.contains(key)
+        if alpn == ALPN_CLIENT {
+            return self.client_keys.contains(key) || self.book.may_use_the_store(key);
+        }
+        self.book.admitted(key).is_some()
     }
 
     /// Whether a key may use anything at all.
@@ -96,8 +103,10 @@ impl EndpointHooks for Admission {
             return AfterHandshakeOutcome::Accept;
         }
         if self.guests.book.admitted(&key).is_some() {
-            // A declared peer before this node's log tells that it is a member: it calls again.
-            return refuse(reason(connection.alpn()));
+            // A declared peer before this node's log tells that it is a member, or its state that it is not a
+            // former one: it calls again.
+            let is_client = connection.alpn() == ALPN_CLIENT;
+            return refuse(if is_client { TOO_EARLY } else { reason(connection.alpn()) });
         }
         self.guests.book.have_members_asked();
         metrics::counter!("aspen_transport_rejected_total").increment(1);

@@ -18,7 +18,9 @@ use super::numbered::line::{Line, PIPELINE_DEPTH};
 use super::numbered::serve::serve as answer_all;
 use super::numbered::{Numbered, Payload};
 use super::protocol::{ForwardAnswer, ForwardStream, Forwarded, RaftRpcProtocol};
-use crate::kv::forward::{ForwardError, ForwardHandler, ForwardReply, ForwardRequest, Forwarder};
+use crate::kv::forward::{
+    Acquaintance, ForwardError, ForwardHandler, ForwardReply, ForwardRequest, Forwarder,
+};
 use crate::kv::types::{ClusterError, NodeId, Peer, PublicKey};
 use crate::limits;
 
@@ -26,21 +28,31 @@ type ForwardLine = Line<ForwardRequest, ForwardAnswer>;
 
 #[async_trait]
 impl Forwarder for Transport {
-    async fn introduce(&self, peer: &Peer, timeout_ms: u64) -> Result<(), ForwardError> {
+    async fn introduce(&self, peer: &Peer, timeout_ms: u64) -> Result<Acquaintance, ForwardError> {
         let node_id = peer.node_id;
         let unreachable = |reason: String| ForwardError::Unreachable { node_id, reason };
-        let was_known = self.book().lookup(node_id).is_some();
+        let before = match self.book().lookup(node_id) {
+            Some(_) => Acquaintance::Known,
+            None => Acquaintance::New,
+        };
         self.book().declare(peer.clone()).map_err(|error| unreachable(error.to_string()))?;
         let limit = Duration::from_millis(timeout_ms);
         let met = match tokio::time::timeout(limit, self.connection(node_id, Lane::Control)).await {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(_)) => Ok(before),
             Ok(Err(error)) => Err(unreachable(error.to_string())),
             Err(_) => Err(unreachable(format!("no connection within {timeout_ms} ms"))),
         };
-        if met.is_err() && !was_known {
-            self.book().forget(node_id);
+        if met.is_err() && before == Acquaintance::New {
+            Forwarder::forget(self, peer);
         }
         met
+    }
+
+    fn forget(&self, Peer { node_id, info }: &Peer) {
+        self.book().forget(*node_id);
+        if self.book().admitted(&info.public_key).is_none() {
+            self.cut_off(&[info.public_key]);
+        }
     }
 
     async fn forward(

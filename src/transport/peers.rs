@@ -6,11 +6,13 @@
 //!
 //! # Tiger Style
 //! A node has at most [`limits::PEER_ADDRESSES_MAX_COUNT`] addresses, the newest. Hearsay is never written
-//! to disk, nor passed on.
+//! to disk, nor passed on. At most [`limits::PEERS_MAX_COUNT`] who were members are remembered; who was it
+//! longest ago is forgotten first.
 //!
 //! A key that is neither declared nor a member's is never let in. A member that is removed is forgotten as
-//! a declared peer as well, and stays so when it stands in the configuration of a node that is restarted:
-//! only whoever declares it anew at runtime lets it in again.
+//! a declared peer as well, and stays so when it stands in the configuration of a node that is restarted, or
+//! that joined later: the replicated state tells who was removed. Only whoever declares it anew at runtime lets
+//! it in again, until the node's next start.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -49,8 +51,11 @@ struct State {
     hearsay: BTreeMap<NodeId, NodeInfo>,
     /// The data directory that the owner of a key has now, by its own word.
     met: BTreeMap<PublicKey, u64>,
-    /// All who were members at some time, so that whoever is one no more stays out for good.
-    once_members: BTreeSet<PublicKey>,
+    /// All who were members at some time, so that whoever is one no more stays out for good. Who was it longest
+    /// ago comes first.
+    once_members: Vec<PublicKey>,
+    /// Who was removed, as the own state told last; absent until it tells of a cluster.
+    former: Option<BTreeSet<PublicKey>>,
     lookup: Option<MemoryLookup>,
 }
 
@@ -109,7 +114,7 @@ impl PeerBook {
         state.check(self.0.own, &peer)?;
         let Peer { node_id, info } = peer;
         if !state.keys_of_members().contains(&info.public_key) {
-            state.once_members.remove(&info.public_key);
+            state.once_members.retain(|key| *key != info.public_key);
         }
         state.heard.remove(&node_id);
         state.hearsay.remove(&node_id);
@@ -156,12 +161,12 @@ impl PeerBook {
 
     /// Recalls who was a member before this process started. Those who are none when the own log tells are
     /// forgotten as declared peers.
-    pub fn recall_members(&self, keys: BTreeSet<PublicKey>) {
-        self.lock().once_members.extend(keys);
+    pub fn recall_members(&self, keys: &[PublicKey]) {
+        self.lock().remember_members(keys);
     }
 
-    /// All who were members at some time, to be kept.
-    pub fn once_members(&self) -> BTreeSet<PublicKey> {
+    /// All who were members at some time, to be kept; who was it longest ago comes first.
+    pub fn once_members(&self) -> Vec<PublicKey> {
         self.lock().once_members.clone()
     }
 
@@ -180,18 +185,33 @@ impl PeerBook {
         state.members = members;
         let after = state.keys_of_members();
         let removed: Vec<PublicKey> = before.difference(&after).copied().collect();
-        state.remember_members(after);
-        state.declared.retain(|node_id, info| {
-            let is_removed = removed.contains(&info.public_key);
-            if is_removed {
-                let why = DeclareError::Removed(*node_id, info.public_key);
-                tracing::warn!(peer = %node_id, "a peer is let in no more: {why}");
-            }
-            !is_removed
-        });
-        state.met.retain(|key, _| !removed.contains(key));
-        state.forget_what_strangers_said();
+        let after: Vec<PublicKey> = after.into_iter().collect();
+        state.remember_members(&after);
+        state.undeclare(&removed);
         state.publish_members();
+        drop(state);
+        self.notify();
+        removed
+    }
+
+    /// The own state tells who was a member and is none; who was removed first comes first. Returns the keys of
+    /// those who are no longer let in.
+    ///
+    /// It tells of those as well whom this node never knew as members, as it was caught up by a snapshot. What it
+    /// has told before does not count against whoever was declared since.
+    pub fn set_former_members(&self, told: &[PublicKey]) -> Vec<PublicKey> {
+        let mut state = self.lock();
+        let before = state.former.replace(told.iter().copied().collect()).unwrap_or_default();
+        let members = state.keys_of_members();
+        let is_news = |key: &&PublicKey| !before.contains(*key) && !members.contains(*key);
+        let news: Vec<PublicKey> = told.iter().filter(is_news).copied().collect();
+        state.remember_members(&news);
+        // Those who are members now are forgotten last.
+        let members: Vec<PublicKey> = members.into_iter().collect();
+        state.remember_members(&members);
+        let declared = state.declared.values().map(|info| info.public_key);
+        let removed: Vec<PublicKey> = declared.filter(|key| news.contains(key)).collect();
+        state.undeclare(&removed);
         drop(state);
         self.notify();
         removed
@@ -223,6 +243,13 @@ impl PeerBook {
         let state = self.lock();
         let members = state.members.nodes.values().chain(state.vouched.nodes.values());
         members.into_iter().any(|info| info.public_key == *key)
+    }
+
+    /// Whether the owner of a key may read and write: a member, or a declared peer once this node's state tells
+    /// who was removed from the cluster.
+    pub(super) fn may_use_the_store(&self, key: &PublicKey) -> bool {
+        let tells = self.lock().former.is_some();
+        self.is_members(key) || tells && self.admitted(key).is_some()
     }
 
     /// The members should be asked: somebody unknown has called or is to be called, or a node does not
@@ -391,11 +418,25 @@ impl State {
         nodes.map(|info| info.public_key).collect()
     }
 
-    fn remember_members(&mut self, keys: BTreeSet<PublicKey>) {
-        if self.once_members.union(&keys).count() > limits::PEERS_MAX_COUNT {
-            self.once_members.clear();
-        }
+    fn remember_members(&mut self, keys: &[PublicKey]) {
+        self.once_members.retain(|known| !keys.contains(known));
         self.once_members.extend(keys);
+        let excess = self.once_members.len().saturating_sub(limits::PEERS_MAX_COUNT);
+        self.once_members.drain(..excess);
+    }
+
+    /// Forgets those who were removed.
+    fn undeclare(&mut self, removed: &[PublicKey]) {
+        self.declared.retain(|node_id, info| {
+            let is_removed = removed.contains(&info.public_key);
+            if is_removed {
+                let why = DeclareError::Removed(*node_id, info.public_key);
+                tracing::warn!(peer = %node_id, "a peer is let in no more: {why}");
+            }
+            !is_removed
+        });
+        self.met.retain(|key, _| !removed.contains(key));
+        self.forget_what_strangers_said();
     }
 
     fn publish_members(&self) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use aspen::kv::forward::{ForwardHandler, ForwardRequest};
 use aspen::kv::types::{ClusterError, NodeId, Peer};
 use aspen::raft::membership;
 use aspen::raft::observe::Metrics;
@@ -38,6 +39,7 @@ in_memory!(
     a_change_that_is_based_on_an_old_membership_is_refused,
     a_change_goes_through_while_a_follower_hangs,
     a_learner_that_is_added_again_stays_as_it_is,
+    a_new_node_that_is_not_added_is_let_in_no_more,
     an_unreachable_follower_can_be_removed,
 );
 on_disk!(a_membership_outlives_a_restart);
@@ -82,6 +84,42 @@ async fn a_learner_is_added_and_gets_all_there_is(storage: Storage) {
     assert_eq!(router.log_ids(1).await, router.log_ids(2).await);
     let last = router.write(1, 5).await;
     router.assert_same_state(&[1, 2], last).await;
+}
+
+/// No membership has it, so none would ever tell that it does not belong: it is let in for its introduction
+/// alone. Where the outcome is open, it may be a member.
+async fn a_new_node_that_is_not_added_is_let_in_no_more(storage: Storage) {
+    let mut router = AspenRouter::new(storage);
+    router.new_cluster(&[1, 2], &[]).await;
+    router.add_nodes(&[3, 4]).await;
+    let service = router.serve(1).await;
+    let add = |id: u64| {
+        let peer = Peer { node_id: NodeId(id), info: info(id) };
+        let service = service.clone();
+        async move { service.handle(ForwardRequest::AddLearner(peer)).await }
+    };
+    router.isolate(2);
+    let first = tokio::spawn(add(3));
+    let is_under_way = |metrics: &Metrics| metrics.membership_config.get_node(&NodeId(3)).is_some();
+    router.until(1, "the change is proposed", is_under_way).await;
+    assert_eq!(add(4).await.unwrap_err(), ClusterError::ChangeInProgress);
+    assert_eq!(router.let_go(), [NodeId(4)]);
+    router.rejoin(2);
+    first.await.expect("it does not panic").expect("node 3 is added");
+    assert_eq!(router.let_go(), [NodeId(4)]);
+
+    // The id is a member's: whoever comes with another key does not become one.
+    let other_key = Peer { node_id: NodeId(3), info: info(4) };
+    let refused = service.handle(ForwardRequest::AddLearner(other_key)).await.unwrap_err();
+    assert_eq!(refused, ClusterError::NodeIdTaken { node_id: NodeId(3) });
+    assert_eq!(router.let_go(), [NodeId(4), NodeId(3)]);
+
+    // A member that is only behind stays let in.
+    let entries = router.hold(4, RpcKind::Append);
+    let behind = add(4).await.unwrap_err();
+    assert!(matches!(behind, ClusterError::CatchingUp { node_id: NodeId(4), .. }), "{behind}");
+    assert_eq!(router.let_go(), [NodeId(4), NodeId(3)]);
+    entries.open();
 }
 
 /// An operator who is told that a node cannot be reached looks at its network; this one only needs time.

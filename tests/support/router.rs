@@ -307,6 +307,11 @@ impl AspenRouter {
         self.fabric.recorder().forget();
     }
 
+    /// Nodes that were introduced and not added, and so let in no more.
+    pub fn let_go(&self) -> Vec<NodeId> {
+        self.fabric.recorder().let_go.clone()
+    }
+
     /// RPCs that came out at another node than they were sent to.
     pub fn misrouted(&self) -> u64 {
         self.fabric.recorder().misrouted()

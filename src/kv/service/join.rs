@@ -13,7 +13,7 @@ use tokio::time::MissedTickBehavior;
 use super::KvService;
 use super::attempt::Attempt;
 use crate::kv::clock::now_ms;
-use crate::kv::forward::{ForwardError, ForwardReply, ForwardRequest};
+use crate::kv::forward::{Acquaintance, ForwardError, ForwardReply, ForwardRequest};
 use crate::kv::types::{
     ClusterError, Command, JoinCall, JoinRefusal, KvError, MemberOp, MemberOpResult, MembershipChange,
     NodeId, OpResult, Peer, PublicKey, SecretHash, TicketId, WriteOp,
@@ -65,16 +65,30 @@ impl KvService {
         }
     }
 
-    /// Adds a node without a vote, once it has answered as itself.
+    /// Adds a node without a vote, once it has answered as itself. One that nobody knew and that is not added is
+    /// let in no more: its ticket may be revoked, and no membership that could tell of its removal has it.
     pub(super) async fn meet_and_add(&self, peer: Peer, bound: Duration) -> Attempt<ForwardReply> {
         let met = self.0.parts.forwarder.introduce(&peer, limits::REQUEST_TIMEOUT_MS).await;
-        if let Err(
-            ForwardError::Unreachable { node_id, reason } | ForwardError::NoAnswer { node_id, reason },
-        ) = met
-        {
-            return Attempt::Done(Err(ClusterError::Unreachable { node_id, reason }));
+        let before = match met {
+            Ok(before) => before,
+            Err(
+                ForwardError::Unreachable { node_id, reason } | ForwardError::NoAnswer { node_id, reason },
+            ) => return Attempt::Done(Err(ClusterError::Unreachable { node_id, reason })),
+        };
+        let added = self.change(self.0.parts.operations.add_learner(peer.clone(), bound)).await;
+        let is_refused = matches!(added, Attempt::Done(Err(_)) | Attempt::NotDelivered(_));
+        if is_refused && before == Acquaintance::New && !self.has_member(&peer) {
+            self.0.parts.forwarder.forget(&peer);
         }
-        self.change(self.0.parts.operations.add_learner(peer, bound)).await
+        added
+    }
+
+    /// Whether a node is a member with its key: one that was added may still fail to catch up in time.
+    fn has_member(&self, Peer { node_id, info }: &Peer) -> bool {
+        observe::look(&self.0.parts.raft, |metrics| {
+            let known = metrics.membership_config.get_node(node_id);
+            known.is_some_and(|known| known.public_key == info.public_key)
+        })
     }
 
     /// Notes the data directories of members that have said hello, as far as they are not known yet.

@@ -23,7 +23,7 @@ fn everything_survives_a_restart_and_the_id_defaults_to_one() {
     let incarnation = metadata.incarnation();
     assert_eq!((metadata.node_id(), metadata.cluster_id(), metadata.peers()), (NodeId(1), None, vec![]));
     metadata.adopt_cluster_id(cluster).unwrap();
-    let once_members = BTreeSet::from([PublicKey([9; 32]), PublicKey([8; 32])]);
+    let once_members = vec![PublicKey([9; 32]), PublicKey([8; 32])];
     metadata.save_peers(&[peer(2), peer(3)], &once_members).unwrap();
     metadata.save_peers(&[peer(3), peer(4)], &once_members).unwrap();
     drop(metadata);
@@ -76,7 +76,7 @@ fn a_cluster_is_adopted_once() {
 fn more_peers_than_the_limit_are_refused() {
     let metadata = Metadata::in_memory(NodeId(1), KEY);
     let peers = vec![peer(2); limits::PEERS_MAX_COUNT + 1];
-    assert!(matches!(metadata.save_peers(&peers, &BTreeSet::new()), Err(MetadataError::TooManyPeers { .. })));
+    assert!(matches!(metadata.save_peers(&peers, &[]), Err(MetadataError::TooManyPeers { .. })));
     assert_eq!(metadata.peers(), vec![]);
 }
 

@@ -52,7 +52,7 @@ fn a_removed_member_that_the_configuration_still_names_stays_out_after_a_restart
     for named in [second.clone(), third.clone(), peer(4, 4, 1)] {
         book.declare(named).unwrap();
     }
-    book.recall_members(before.once_members());
+    book.recall_members(&before.once_members());
     book.set_members(Members::default());
     assert_eq!(book.admitted(&PublicKey([3; 32])), Some(NodeId(3)), "the log has not told yet");
     assert_eq!(book.set_members(members(2, [third])), vec![PublicKey([2; 32])]);
@@ -69,6 +69,77 @@ fn a_removed_member_that_the_configuration_still_names_stays_out_after_a_restart
     book.set_members(members(4, [second, third.clone()]));
     book.set_members(members(5, [third]));
     assert_eq!(book.admitted(&PublicKey([2; 32])), None, "and removed again");
+}
+
+#[test]
+fn a_former_member_that_this_node_never_knew_is_shut_out_once_the_state_tells_of_it() {
+    let book = book();
+    let (second, third, fourth) = (peer(2, 2, 1), peer(3, 3, 1), peer(4, 4, 1));
+    for named in [second.clone(), third.clone(), fourth.clone()] {
+        book.declare_configured(named).unwrap();
+    }
+    assert_eq!(book.set_members(members(9, [second.clone()])), []);
+    assert_eq!(book.admitted(&PublicKey([3; 32])), Some(NodeId(3)), "nobody has told");
+    // A member may stand among the former ones until the entry that added it again is applied.
+    let told = [PublicKey([3; 32]), PublicKey([2; 32]), PublicKey([9; 32])];
+    assert_eq!(book.set_former_members(&told), [PublicKey([3; 32])]);
+    assert_eq!(book.admitted(&PublicKey([3; 32])), None);
+    assert_eq!(book.admitted(&PublicKey([2; 32])), Some(NodeId(2)));
+    assert_eq!(book.admitted(&PublicKey([4; 32])), Some(NodeId(4)));
+    for removed in [third.clone(), peer(7, 9, 1)] {
+        let (node_id, key) = (removed.node_id, removed.info.public_key);
+        assert_eq!(book.declare_configured(removed), Err(DeclareError::Removed(node_id, key)));
+    }
+    assert!(book.to_keep().iter().all(|kept| kept.node_id != NodeId(3)), "nor is it known after a restart");
+
+    book.declare(third.clone()).unwrap();
+    assert_eq!(book.set_former_members(&told), [], "it was declared since");
+    assert_eq!(book.admitted(&PublicKey([3; 32])), Some(NodeId(3)));
+    book.set_members(members(10, [second.clone(), third]));
+    assert_eq!(book.set_former_members(&[PublicKey([9; 32])]), []);
+    book.set_members(members(11, [second]));
+    assert_eq!(book.set_former_members(&told), [], "the membership has told already");
+    assert_eq!(book.admitted(&PublicKey([3; 32])), None, "removed again");
+}
+
+#[test]
+fn a_declared_peer_reads_and_writes_only_once_it_is_known_who_was_removed() {
+    let book = book();
+    book.declare(peer(2, 2, 1)).unwrap();
+    book.set_members(members(1, [peer(3, 3, 1)]));
+    let may = |key: u8| book.may_use_the_store(&PublicKey([key; 32]));
+    assert_eq!([2, 3, 4].map(may), [false, true, false]);
+    book.set_former_members(&[]);
+    assert_eq!([2, 3, 4].map(may), [true, true, false]);
+}
+
+#[test]
+fn of_too_many_who_were_members_those_are_forgotten_who_were_it_longest_ago() {
+    let book = book();
+    let key = |number: usize| {
+        let mut key = PublicKey([0; 32]);
+        key.0[..8].copy_from_slice(&(usize::MAX - number).to_be_bytes());
+        key
+    };
+    let member = |number: usize| {
+        let info = NodeInfo { public_key: key(number), ..NodeInfo::default() };
+        Peer { node_id: NodeId(number as u64 + 10), info }
+    };
+    let max = limits::PEERS_MAX_COUNT;
+    for number in 0..max + 2 {
+        // The first one stays a member all the time.
+        book.set_members(members(number as u64, [member(0), member(number.max(1))]));
+    }
+    let remembered = book.once_members();
+    assert_eq!(remembered.len(), max);
+    let forgotten = [1, 2].map(key);
+    assert!(remembered.iter().all(|key| !forgotten.contains(key)));
+    assert_eq!(remembered[0], key(3));
+    assert!(remembered.contains(&key(0)));
+    for removed in [3, max] {
+        let refused = book.declare_configured(member(removed));
+        assert!(matches!(refused, Err(DeclareError::Removed(..))), "{refused:?}");
+    }
 }
 
 #[test]

@@ -195,6 +195,34 @@ async fn a_members_key_may_ask_as_a_client_until_the_member_is_removed() {
 }
 
 #[tokio::test]
+async fn a_declared_peers_key_may_ask_as_a_client_once_the_state_tells_that_it_was_not_removed() {
+    let node = TestNode::start(1).await;
+    let peer = Identity::of(2);
+    node.knows(&peer.at("127.0.0.1:1".parse().unwrap()));
+    let endpoint = ClientEndpoint::open(peer.secret_key(), []).await.unwrap();
+    let refused = endpoint.connect(&ticket(&node), None).await.unwrap_err();
+    assert!(
+        matches!(&refused, ConnectError::Refused { reason, .. } if reason.contains("not in a cluster yet")),
+        "{refused}"
+    );
+    let book = node.transport.book();
+    book.set_former_members(&[]);
+    let client = endpoint.connect(&ticket(&node), None).await.unwrap();
+    client.write(put("k", "v")).await.unwrap();
+
+    // It belonged to the cluster before this node came, as a snapshot tells.
+    let key = peer.at("127.0.0.1:1".parse().unwrap()).info.public_key;
+    node.transport.cut_off(&book.set_former_members(&[key]));
+    let cut = client.write(put("k", "w")).await.unwrap_err();
+    assert!(matches!(cut, RequestError::NotAnswered(_)), "{cut}");
+    let refused = endpoint.connect(&ticket(&node), None).await.unwrap_err();
+    assert!(
+        matches!(&refused, ConnectError::Refused { reason, .. } if reason.contains("neither a member's")),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
 async fn a_client_that_looks_for_another_cluster_is_refused() {
     let (recorder, figures) = recorder();
     let _recording = metrics::set_default_local_recorder(&recorder);

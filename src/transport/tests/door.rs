@@ -6,7 +6,7 @@ use super::support::{
     Caller, Identity, PATIENCE, TestNode, closed, counted, framed, introduce, members, recorder, say,
     send_half, send_raw, two_nodes,
 };
-use crate::kv::forward::{ForwardRequest, Forwarder};
+use crate::kv::forward::{Acquaintance, ForwardRequest, Forwarder};
 use crate::kv::types::{ClusterId, NodeId};
 use crate::limits;
 use crate::transport::admission::REFUSED;
@@ -212,6 +212,27 @@ async fn a_removed_member_is_cut_off_and_does_not_come_back() {
     let error = first.transport.connection(second.id(), Lane::Control).await.unwrap_err();
     assert_eq!(error, LinkError::Unknown);
     assert_eq!(first.service.asked(), 1);
+}
+
+#[tokio::test]
+async fn a_node_that_was_introduced_and_not_added_is_cut_off_and_one_that_was_known_before_is_not() {
+    let (first, second) = (TestNode::start(1).await, TestNode::start(2).await);
+    second.knows(&first.peer());
+    let met = Forwarder::introduce(&first.transport, &second.peer(), 5_000).await.unwrap();
+    assert_eq!(met, Acquaintance::New);
+    let incoming = second.transport.connection(first.id(), Lane::Control).await.unwrap();
+    let again = Forwarder::introduce(&first.transport, &second.peer(), 5_000).await.unwrap();
+    assert_eq!(again, Acquaintance::Known);
+
+    Forwarder::forget(&first.transport, &second.peer());
+    assert_eq!(closed(&incoming).await.0, u64::from(REFUSED));
+    assert_eq!(first.transport.book().to_keep(), [], "nor does it come back with a restart");
+    let error = second.transport.connection(first.id(), Lane::Control).await.unwrap_err();
+    assert!(matches!(error, LinkError::Refused(_)), "{error}");
+
+    first.transport.book().set_members(members([&second.peer()]));
+    Forwarder::forget(&first.transport, &second.peer());
+    second.transport.connection(first.id(), Lane::Control).await.unwrap();
 }
 
 #[tokio::test]

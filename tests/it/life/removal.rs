@@ -2,6 +2,12 @@
 
 use std::process::{Command, Output};
 
+use aspen::kv::types::{Key, Value as StoredValue};
+use aspen::limits;
+use aspen::node::identity::Identity;
+use aspen::transport::client::{ClientEndpoint, ConnectError};
+use aspen::transport::ticket::NodeTicket;
+use futures::StreamExt;
 use serde_json::{Value, json};
 
 use super::{cluster, ids, temporary_directory, voters, wait_for_log, wait_until_missed};
@@ -175,6 +181,53 @@ async fn a_member_that_is_replaced_while_it_runs_says_that_it_was_removed() {
     let replaced = aspen(&[&three.nodes[leader]], &["member", "replace", &old_id, "--with", &ticket]);
     assert_eq!(replaced.status.code(), Some(0), "{replaced:?}");
     wait_for_log(&three.nodes[old], &["was removed from its cluster"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_members_key_gets_nothing_from_a_node_that_joined_later_and_still_names_it() {
+    const SNAPSHOT_EVERY_ENTRIES: u64 = 500;
+    let dir = temporary_directory();
+    let config = dir.path().join("aspen.toml");
+    let settings = format!("[raft]\nsnapshot_every_entries = {SNAPSHOT_EVERY_ENTRIES}\n");
+    std::fs::write(&config, settings).expect("a file can be written");
+    let config = ["--config", config.to_str().expect("temporary directories have names in UTF-8")];
+    let mut three = Cluster::start_in(temporary_directory(), 3, &config).await;
+    let leader = three.leader().await;
+    let gone = (leader + 1) % 3;
+    let (old_id, old_endpoint) = (three.nodes[gone].id, three.nodes[gone].endpoint());
+    three.nodes[gone].kill();
+    let removed = remove(&three.nodes[leader], old_id).ok();
+    let removed_at = removed["log_index"].as_u64().expect("a change has an entry");
+
+    // Until no log tells of the removed member any more, and all that is left of it stands in the snapshot.
+    let client = three.client();
+    let value = || StoredValue::new("forgotten").expect("a short value");
+    let mut entries = 0;
+    while three.nodes[leader].status().await.purged_index <= Some(removed_at) {
+        assert!(entries < 3 * limits::LOG_KEPT_BEHIND_SNAPSHOT_ENTRIES, "the log is purged");
+        let puts =
+            (0..SNAPSHOT_EVERY_ENTRIES).map(|_| client.put(Key::new("log").expect("a short key"), value()));
+        let written: Vec<_> = futures::stream::iter(puts).buffer_unordered(64).collect().await;
+        written.into_iter().for_each(|put| drop(put.expect("two of two serve")));
+        entries += SNAPSHOT_EVERY_ENTRIES;
+    }
+
+    let made = three.nodes[leader].post("/tickets", &json!({})).ok();
+    let ticket = made["ticket"].as_str().expect("a ticket is a string");
+    let mut new = Node::new(4, dir.path(), &["--join", ticket, "--peer", &old_endpoint]).without_id();
+    new.start();
+    let key = Identity::resolve(&three.nodes[gone].dir, None, None).expect("the old node's key is there");
+    for _ in 0..2 {
+        new.wait_until_ready();
+        wait_for_log(&new, &[&format!("node {old_id}"), "was removed from the cluster: take it out"]);
+        let endpoint = ClientEndpoint::open(key.secret_key().clone(), []).await.expect("an endpoint opens");
+        let refused = endpoint.connect(&NodeTicket(new.peer()), None).await.err();
+        assert!(matches!(refused, Some(ConnectError::Refused { .. })), "{refused:?}");
+        endpoint.close().await;
+        // The configuration names it at the next start as well.
+        assert!(new.terminate().success());
+        new.start();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -127,6 +127,8 @@ pub struct Recorder {
     deliveries: Vec<Delivery>,
     counts: HashMap<(NodeId, NodeId, RpcKind), Counts>,
     misrouted: u64,
+    /// Nodes that a service has let in no more.
+    pub let_go: Vec<NodeId>,
 }
 
 impl Recorder {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aspen::kv::forward::{ForwardError, ForwardReply, ForwardRequest, Forwarder};
+use aspen::kv::forward::{Acquaintance, ForwardError, ForwardReply, ForwardRequest, Forwarder};
 use aspen::kv::service::{KvService, ServiceParts};
 use aspen::kv::types::{ClusterError, NodeId, Peer};
 use aspen::raft::RaftHandle;
@@ -69,10 +69,15 @@ struct FabricForwarder {
 
 #[async_trait]
 impl Forwarder for FabricForwarder {
-    async fn introduce(&self, peer: &Peer, _timeout_ms: u64) -> Result<(), ForwardError> {
+    async fn introduce(&self, peer: &Peer, _timeout_ms: u64) -> Result<Acquaintance, ForwardError> {
         let node_id = peer.node_id;
         let met = self.fabric.connect(node_id);
-        met.map(drop).map_err(|failure| ForwardError::Unreachable { node_id, reason: format!("{failure:?}") })
+        let met = met.map(|_| Acquaintance::New);
+        met.map_err(|failure| ForwardError::Unreachable { node_id, reason: format!("{failure:?}") })
+    }
+
+    fn forget(&self, peer: &Peer) {
+        self.fabric.recorder().let_go.push(peer.node_id);
     }
 
     async fn forward(

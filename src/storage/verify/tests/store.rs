@@ -142,7 +142,7 @@ impl Open {
             http_addr: None,
         };
         self.metadata.adopt_cluster_id(ClusterId(uuid::Uuid::from_u128(77))).unwrap();
-        self.metadata.save_peers(&[Peer { node_id: NodeId(2), info }], &BTreeSet::new()).unwrap();
+        self.metadata.save_peers(&[Peer { node_id: NodeId(2), info }], &[]).unwrap();
         self.log.save_vote(&Vote::new_committed(2, NodeId(1))).await.unwrap();
     }
 

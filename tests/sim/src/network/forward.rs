@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use aspen::kv::forward::{ForwardError, ForwardHandler, ForwardReply, ForwardRequest, Forwarder};
+use aspen::kv::forward::{
+    Acquaintance, ForwardError, ForwardHandler, ForwardReply, ForwardRequest, Forwarder,
+};
 use aspen::kv::types::{ClusterError, NodeId, Peer};
 use async_trait::async_trait;
 use futures::FutureExt;
@@ -25,17 +27,23 @@ impl SimulatedForwarder {
 
 #[async_trait]
 impl Forwarder for SimulatedForwarder {
-    async fn introduce(&self, peer: &Peer, _timeout_ms: u64) -> Result<(), ForwardError> {
+    async fn introduce(&self, peer: &Peer, _timeout_ms: u64) -> Result<Acquaintance, ForwardError> {
         let node_id = peer.node_id;
         let unreachable = |reason: &str| ForwardError::Unreachable { node_id, reason: reason.to_owned() };
         let station = self.network.station(self.own).ok_or_else(|| unreachable("off the network"))?;
-        let was_known = station.admits(node_id);
+        let before = if station.admits(node_id) { Acquaintance::Known } else { Acquaintance::New };
         station.declare(node_id);
         let met = self.network.connect(self.own, node_id, Lane::Control).await;
-        if met.is_err() && !was_known {
+        if met.is_err() && before == Acquaintance::New {
             station.forget(node_id);
         }
-        met.map_err(|reason| unreachable(&reason))
+        met.map(|_| before).map_err(|reason| unreachable(&reason))
+    }
+
+    fn forget(&self, peer: &Peer) {
+        if let Some(station) = self.network.station(self.own) {
+            station.forget(peer.node_id);
+        }
     }
 
     async fn forward(
