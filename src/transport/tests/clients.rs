@@ -336,7 +336,8 @@ async fn a_client_has_only_so_many_requests_in_work_and_is_in_nobodys_way() {
     let mut pending: FuturesUnordered<_> = (0..SENT).map(|_| greedy.read(get(UNANSWERED))).collect();
     let bound = limits::WIRE_CLIENT_RUNNING_MAX_COUNT;
     let member = Identity::of(2);
-    node.knows(&member.at("127.0.0.1:1".parse().unwrap()));
+    let peer = member.at("127.0.0.1:1".parse().unwrap());
+    node.transport.book().set_members(members([&peer]));
     let other = ClientEndpoint::open(member.secret_key(), []).await.unwrap();
     let other = other.connect(&ticket(&node), None).await.unwrap();
     let others = async {
