@@ -410,7 +410,7 @@ mod tests {
         for (key, _) in admissions::former_members(&tables).unwrap() {
             let row = admissions::former_key(&key);
             let sealed = tables.get(Table::Admissions, &row).unwrap().unwrap();
-            admissions::check(&row, &sealed).unwrap();
+            admissions::check(&row, sealed).unwrap();
         }
     }
 
