@@ -251,6 +251,15 @@ pub const RESTORE_STEP_OVERHEAD_BYTES: usize = 1024;
 /// numbers that every JSON reader takes.
 pub const RESTORE_REVISION_GAP: u64 = 1_000_000_000;
 
+/// As far as a restore moves the revision on. No writes lead there in the life of a cluster, so a backup that
+/// would is damaged or made up; and the writes that follow have as much room again below
+/// [`BACKUP_REVISION_MAX`].
+pub const RESTORE_REVISION_MAX: u64 = 1 << 61;
+
+/// Highest revision, and highest version of a key, that is taken from a backup. Both grow with each write, and
+/// must never come to the end of their 64 bits.
+pub const BACKUP_REVISION_MAX: u64 = 1 << 62;
+
 /// Backups that one node makes at a time. Each reads all of the state and takes as much disk.
 pub const BACKUPS_MAX_COUNT: usize = 1;
 
@@ -943,6 +952,8 @@ const _: () = assert!(RANGE_MAX_BYTES * 4 < CLIENT_REPLY_MAX_BYTES);
 const _: () = assert!(BACKUP_PIECE_TIMEOUT_MS < CLIENT_BACKUP_PIECE_TIMEOUT_MS);
 const _: () = assert!(HTTP_CONNECTIONS_MAX_COUNT > HTTP_REQUESTS_MAX_COUNT);
 const _: () = assert!(SNAPSHOT_CHUNK_MAX_BYTES + RESTORE_STEP_OVERHEAD_BYTES <= COMMAND_MAX_BYTES);
+const _: () =
+    assert!(RESTORE_REVISION_GAP < RESTORE_REVISION_MAX && RESTORE_REVISION_MAX < BACKUP_REVISION_MAX);
 const _: () = assert!(ACTOR_RECONNECT_MIN_MS < ACTOR_RECONNECT_MAX_MS);
 const _: () = assert!(AGENT_REPORT_TIMEOUT_MS < 1_000);
 const _: () = assert!(AGENT_ELECTION_WAIT_MS + AGENT_ANSWER_MARGIN_MS < AGENT_CALL_TIMEOUT_MS);

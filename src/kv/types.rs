@@ -35,4 +35,5 @@ pub use member::{
 };
 pub use node::{ClusterId, NodeId, NodeInfo, ParseNodeIdError, ParsePublicKeyError, PublicKey};
 pub use read::{Consistency, KeyRange, RangeReply, ReadReply, ReadRequest, Staleness};
+pub(crate) use restore::ensure_reached;
 pub use restore::{BackupOrigin, BackupTotals, RestoreId, RestoreStep};

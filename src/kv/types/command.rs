@@ -235,7 +235,8 @@ impl Command {
         }
         match &self.op {
             WriteOp::Txn(txn) => txn.validate(),
-            WriteOp::Compact { .. } | WriteOp::Restore(_) => Ok(()),
+            WriteOp::Compact { .. } => Ok(()),
+            WriteOp::Restore(step) => step.validate(),
             // It goes to the log from the leader itself: whoever could send it would let in whom he likes.
             WriteOp::Member(_) => Err(KvError::NotForClients),
         }

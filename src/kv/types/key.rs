@@ -103,7 +103,7 @@ pub struct Revision(pub u64);
 impl Revision {
     /// The revision after this one.
     pub fn next(self) -> Self {
-        Self(self.0.checked_add(1).expect("2^64 revisions are more than a cluster ever writes"))
+        Self(self.0.checked_add(1).expect("restores stay far below 2^64, and writes never come so far"))
     }
 }
 

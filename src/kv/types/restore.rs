@@ -4,7 +4,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{ClusterId, NodeId, Revision};
+use super::{ClusterId, KvError, NodeId, Revision};
+use crate::limits;
 
 /// Names one restore, so that a step which is sent again is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +68,27 @@ pub enum RestoreStep {
     },
 }
 
+impl RestoreStep {
+    /// Checks what can be said of a step without the store and the form of a backup's rows.
+    pub(super) fn validate(&self) -> Result<(), KvError> {
+        match self {
+            Self::Begin { revision, .. } => {
+                ensure_reached(*revision).map_err(|reason| KvError::BadRestore { reason })
+            }
+            Self::Chunk { .. } | Self::Commit { .. } | Self::Abort { .. } | Self::MoveOn { .. } => Ok(()),
+        }
+    }
+}
+
+/// Checks that a store can have come to a revision that a backup claims to be of.
+pub(crate) fn ensure_reached(revision: Revision) -> Result<(), String> {
+    let max = limits::BACKUP_REVISION_MAX;
+    if revision.0 <= max {
+        return Ok(());
+    }
+    Err(format!("it is to be of revision {revision}, and no store comes to one above {max}"))
+}
+
 /// What a backup's trailer says that there is in front of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackupTotals {
@@ -87,4 +109,24 @@ pub struct BackupOrigin {
     pub node_id: NodeId,
     /// When, in milliseconds since 1970, by that member's clock.
     pub created_ms: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Command, WriteOp};
+    use super::*;
+
+    #[test]
+    fn restore_of_a_revision_that_no_store_comes_to_is_refused_before_the_log() {
+        let begin = |revision| RestoreStep::Begin {
+            id: RestoreId::random(),
+            revision: Revision(revision),
+            replace: true,
+        };
+        assert_eq!(begin(limits::BACKUP_REVISION_MAX).validate(), Ok(()));
+        for revision in [limits::BACKUP_REVISION_MAX + 1, u64::MAX] {
+            let refused = Command::new(WriteOp::Restore(begin(revision))).validate();
+            assert_eq!(refused.unwrap_err().code(), "bad_restore");
+        }
+    }
 }

@@ -14,6 +14,7 @@
 //! Until the commit reads and writes go on as if there were no restore; what they write is replaced.
 //!
 //! # Tiger Style
+//! - No restore brings the revision, or a key's version, near the end of its 64 bits.
 //! - A step has no more rows than one command holds. The commit takes the same time whatever is staged.
 //! - Each step has the same effect however often, and however late, it is applied: a chunk that is staged is
 //!   not staged again, a restore that is committed is not committed again, and a step of a restore that
@@ -51,9 +52,9 @@ impl<T: WriteTables> Applier<'_, T> {
         if let Err(refused) = self.ensure_replaceable(replace)? {
             return Ok(Err(refused));
         }
-        let newest = self.head.revisions.current.max(backup_revision);
-        let Some(revision) = beyond(newest) else {
-            return Ok(Err(bad(format!("there is no revision left beyond {newest}"))));
+        let revision = match beyond(self.head.revisions.current.max(backup_revision)) {
+            Ok(revision) => revision,
+            Err(refused) => return Ok(Err(refused)),
         };
         self.tables.discard(Table::Staging)?;
         let staged = BackupTotals::default();
@@ -128,8 +129,9 @@ impl<T: WriteTables> Applier<'_, T> {
         if let Some(revision) = self.restored_at(id)? {
             return Ok(Ok(WriteReply { revision, ..self.restore_reply(true) }));
         }
-        let Some(revision) = beyond(self.head.revisions.current) else {
-            return Ok(Err(bad(format!("there is no revision left beyond {}", self.head.revisions.current))));
+        let revision = match beyond(self.head.revisions.current) {
+            Ok(revision) => revision,
+            Err(refused) => return Ok(Err(refused)),
         };
         self.begin_anew_at(revision, id)?;
         Ok(Ok(self.restore_reply(false)))
@@ -184,8 +186,14 @@ impl<T: WriteTables> Applier<'_, T> {
 }
 
 /// A revision that nobody has seen who has seen none newer than this one, but for what came behind it since.
-fn beyond(revision: Revision) -> Option<Revision> {
-    revision.0.checked_add(limits::RESTORE_REVISION_GAP).map(Revision)
+fn beyond(revision: Revision) -> Result<Revision, KvError> {
+    let max = limits::RESTORE_REVISION_MAX;
+    let beyond = revision.0.checked_add(limits::RESTORE_REVISION_GAP).filter(|beyond| *beyond <= max);
+    beyond.map(Revision).ok_or_else(|| {
+        bad(format!(
+            "the revision would move on from {revision}, and a restore moves it no further than {max}"
+        ))
+    })
 }
 
 fn bad(reason: String) -> KvError {

@@ -14,7 +14,7 @@ use std::ops::Bound;
 use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use crate::kv::types::{BackupOrigin, BackupTotals, Revision};
+use crate::kv::types::{BackupOrigin, BackupTotals, Revision, ensure_reached};
 use crate::limits;
 use crate::storage::blocks::{self, BLOCK_HEAD_BYTES, BlockError, ChunkWriter, Magic, Part, Totals};
 use crate::storage::head::Revisions;
@@ -132,7 +132,9 @@ impl<'c> BackupRow<'c> {
             return Err(format!("the value of {key} has {} bytes", self.value.len()));
         }
         let (created, changed) = (self.create_revision, self.mod_revision);
-        if self.version == 0 || created.0 == 0 || created > changed || changed > revision {
+        // Each further write adds one to it.
+        let version = 1..=limits::BACKUP_REVISION_MAX;
+        if !version.contains(&self.version) || created.0 == 0 || created > changed || changed > revision {
             return Err(format!(
                 "version {} of {key}, created at revision {created} and changed at {changed}, cannot be in a store at revision {revision}",
                 self.version
@@ -282,8 +284,11 @@ impl BackupDecoder {
 
 fn read_header(mut part: &[u8]) -> Result<BackupHeader, BackupError> {
     let encoded = blocks::read_header(&mut part, MAGIC, VERSION)?;
-    match postcard::take_from_bytes(&encoded) {
-        Ok((header, [])) => Ok(header),
+    match postcard::take_from_bytes::<BackupHeader>(&encoded) {
+        Ok((header, [])) => match ensure_reached(header.revision) {
+            Ok(()) => Ok(header),
+            Err(reason) => Err(BlockError::malformed(Part::Header, reason).into()),
+        },
         Ok(_) => Err(BlockError::malformed(Part::Header, "bytes are left over").into()),
         Err(error) => Err(BlockError::malformed(Part::Header, error.to_string()).into()),
     }

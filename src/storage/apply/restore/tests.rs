@@ -203,8 +203,30 @@ fn chunk_of_a_lower_revision_than_its_keys_is_refused() {
     let all = steps(&backup, id(1), true);
     step(&mut tables, &RestoreStep::Begin { id: id(1), revision: Revision(1), replace: true }).unwrap();
     assert_eq!(step(&mut tables, &all[1]).unwrap_err().code(), "bad_restore");
-    let last = RestoreStep::Begin { id: id(2), revision: Revision(u64::MAX), replace: true };
-    assert_eq!(step(&mut tables, &last).unwrap_err().code(), "bad_restore");
+}
+
+#[test]
+fn restores_leave_revisions_and_versions_to_the_writes_that_follow() {
+    let begin = |revision| RestoreStep::Begin { id: id(2), revision: Revision(revision), replace: true };
+    let mut tables = store(&[("a", "1")]);
+    let stands = dump(&tables);
+    let last = limits::RESTORE_REVISION_MAX - GAP;
+    for revision in [last + 1, u64::MAX - GAP, u64::MAX] {
+        assert_eq!(step(&mut tables, &begin(revision)).unwrap_err().code(), "bad_restore");
+    }
+    assert_eq!(dump(&tables), stands);
+
+    step(&mut tables, &begin(last)).unwrap();
+    let totals = BackupTotals { checksum: Totals::default().checksum, ..BackupTotals::default() };
+    step(&mut tables, &RestoreStep::Commit { id: id(2), totals }).unwrap();
+    let next = apply(&mut tables, &put("a", "2")).unwrap();
+    assert_eq!(next.revision, Revision(limits::RESTORE_REVISION_MAX + 1));
+    assert!(!steps(&tables, id(3), true).is_empty(), "what was restored can be backed up");
+    let another = RestoreStep::Begin { id: id(3), revision: Revision(1), replace: true };
+    for again in [another, RestoreStep::MoveOn { id: id(3) }] {
+        assert_eq!(step(&mut tables, &again).unwrap_err().code(), "bad_restore");
+    }
+    assert_eq!(pairs(&tables), [("a".into(), "2".into())]);
 }
 
 #[test]

@@ -132,6 +132,8 @@ fn keys_that_no_store_can_have_are_refused() {
         vec![row(b"b"), row(b"b")],
         vec![BackupRow { key: &large, ..row(b"") }],
         vec![BackupRow { version: 0, ..row(b"b") }],
+        vec![BackupRow { version: u64::MAX, ..row(b"b") }],
+        vec![BackupRow { version: limits::BACKUP_REVISION_MAX + 1, ..row(b"b") }],
         vec![BackupRow { create_revision: Revision(0), ..row(b"b") }],
         vec![BackupRow { create_revision: Revision(4), ..row(b"b") }],
         vec![BackupRow { mod_revision: Revision(6), ..row(b"b") }],
@@ -139,6 +141,21 @@ fn keys_that_no_store_can_have_are_refused() {
         assert!(refused(&rows).is_some(), "{rows:?}");
     }
     assert!(take_rows(b"\xff\xff\xff\xff", b"", Revision(5)).is_err());
+}
+
+#[test]
+fn header_of_a_revision_that_no_store_comes_to_is_refused() {
+    let of_revision = |revision| {
+        let header = BackupHeader { origin: ORIGIN, revision: Revision(revision), keys: 0 };
+        let (mut bytes, encoded) = (Vec::new(), postcard::to_stdvec(&header).unwrap());
+        ChunkWriter::begin(&mut bytes, MAGIC, VERSION, &encoded).unwrap().finish().unwrap();
+        decode([&bytes[..]])
+    };
+    assert!(of_revision(limits::BACKUP_REVISION_MAX).is_ok());
+    for revision in [limits::BACKUP_REVISION_MAX + 1, u64::MAX] {
+        let error = of_revision(revision).unwrap_err();
+        assert!(error.to_string().contains(&format!("of revision {revision}")), "{error}");
+    }
 }
 
 proptest! {
