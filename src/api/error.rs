@@ -188,6 +188,7 @@ fn kv_status(error: &KvError) -> StatusCode {
         | KvError::Overloaded { .. }
         | KvError::Contended { .. }
         | KvError::BackupsFull { .. }
+        | KvError::Removed { .. }
         | KvError::Stopping { .. } => StatusCode::SERVICE_UNAVAILABLE,
         KvError::OutcomeUnknown { .. } => StatusCode::GATEWAY_TIMEOUT,
         KvError::Storage { .. } => StatusCode::INTERNAL_SERVER_ERROR,

@@ -118,7 +118,7 @@ impl CliError {
     /// The error in the form of the HTTP API's.
     pub(super) fn body(&self) -> ErrorBody {
         let (code, action) = match self {
-            Self::Client(ClientError::Refused { error, outcome_unknown: false, .. }) => {
+            Self::Client(ClientError::Refused { error, outcome_unknown: None, .. }) => {
                 return ErrorBody::clone(error);
             }
             Self::Client(error) => (error.code(), error.action()),

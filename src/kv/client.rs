@@ -32,7 +32,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 pub use address::{Address, ParseAddressError};
 pub use backup::BackupBody;
-pub use error::{BuildError, ClientError};
+pub use error::{BuildError, ClientError, Effect};
 
 use self::address::Targets;
 use self::lane::{Lane, Lanes};
@@ -292,7 +292,7 @@ impl KvClient {
 /// applied by an earlier attempt.
 fn newer_since(error: &ClientError) -> Option<Revision> {
     match error {
-        ClientError::Refused { error, outcome_unknown: false, .. } if error.code == "session_expired" => {
+        ClientError::Refused { error, outcome_unknown: None, .. } if error.code == "session_expired" => {
             error.number("forgotten").map(Revision)
         }
         _ => None,

@@ -151,6 +151,7 @@ impl KvService {
     ) -> Result<ForwardReply, ClusterError> {
         let mut retry = Retry::within_ms(bound_ms);
         loop {
+            self.ensure_member().map_err(|removed| retry.refusal(removed.into()))?;
             let attempt = match self.route() {
                 Route::Local => self.serve_here(request.clone(), retry.left_ms()).await,
                 Route::Remote(leader) => self.ask(leader, request.clone(), retry.left_ms()).await,
@@ -286,6 +287,7 @@ impl KvService {
         if !observe::look(&self.0.parts.raft, observe::is_initialized) {
             return Err(KvError::NotInitialized);
         }
+        self.ensure_member()?;
         if !self.is_recovered() {
             return Err(KvError::Recovering);
         }

@@ -90,15 +90,34 @@ pub async fn change(raft: &RaftHandle, change: MembershipChange) -> Result<Membe
         tracing::warn!("a change of the membership is forced: {stake}");
     }
 
-    let mut changed = current(&metrics);
-    if voters != current_voters {
+    let before = *metrics.membership_config.log_id();
+    let voters = (voters != current_voters).then_some(voters);
+    let changed = write_in_steps(raft, current(&metrics), voters, change.remove).await;
+    let now = observe::look(raft, |metrics| *metrics.membership_config.log_id());
+    changed.map_err(|error| if now == before { error } else { undecided(error) })
+}
+
+/// First the votes, in two entries, then the members.
+async fn write_in_steps(
+    raft: &RaftHandle,
+    mut changed: MembershipChanged,
+    voters: Option<BTreeSet<NodeId>>,
+    remove: BTreeSet<NodeId>,
+) -> Result<MembershipChanged, ClusterError> {
+    if let Some(voters) = voters {
         changed = within_bound(raft.change_membership(voters, true)).await?;
     }
-    if !change.remove.is_empty() {
-        let remove = ChangeMembers::RemoveNodes(change.remove);
+    if !remove.is_empty() {
+        let remove = ChangeMembers::RemoveNodes(remove);
         changed = within_bound(raft.change_membership(remove, true)).await?;
     }
     Ok(changed)
+}
+
+/// What to say where a step failed behind one that was written: not that nothing was changed.
+fn undecided(error: ClusterError) -> ClusterError {
+    tracing::warn!("a change of the membership was written in part: {error}");
+    KvError::OutcomeUnknown { waited_ms: 0 }.into()
 }
 
 /// The members that are not where the membership says, of those that have said where they are.
@@ -157,7 +176,7 @@ async fn ensure_quorum(raft: &RaftHandle, voters: &BTreeSet<NodeId>) -> Result<(
 }
 
 /// The membership in the metrics, in the form of an answer.
-fn current(metrics: &Metrics) -> MembershipChanged {
+pub fn current(metrics: &Metrics) -> MembershipChanged {
     let membership = metrics.membership_config.membership();
     MembershipChanged {
         voters: membership.voter_ids().collect(),

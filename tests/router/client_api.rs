@@ -2,22 +2,28 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use aspen::kv::interface::KeyValueStore;
-use aspen::kv::service::KvService;
+use aspen::kv::interface::{ClusterController, KeyValueStore};
+use aspen::kv::service::cluster::RaftCluster;
+use aspen::kv::service::{KvService, removal};
 use aspen::kv::types::{
-    Command, Compare, CompareOp, CompareTarget, Consistency, Key, KvError, ReadRequest, Revision, SessionId,
-    SessionTag, Txn, TxnOp, Value, WriteOp,
+    ClusterError, Command, Compare, CompareOp, CompareTarget, Consistency, Key, KvError, MembershipChange,
+    NodeId, Peer, ReadRequest, Revision, SessionId, SessionTag, Txn, TxnOp, Value, WriteOp,
 };
+use aspen::limits;
 use aspen::raft::types::TypeConfig;
+use aspen::storage::metadata::Metadata;
 use futures::StreamExt;
 use openraft::ServerState;
 use openraft::errors::{ClientWriteError, RaftError};
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
-use crate::router::faults::{Failure, Fate};
+use crate::router::faults::{Failure, Fate, Gate};
 use crate::router::rpc::RpcKind;
 use crate::router::storage::Storage;
-use crate::router::{AspenRouter, RouterSettings, index, info};
+use crate::router::{AspenRouter, RouterSettings, ids, index, info};
 
 on_each_storage!(
     a_write_on_the_leader_is_read_on_every_node,
@@ -38,6 +44,9 @@ in_memory!(
     a_member_that_does_not_lead_forwards_no_request_twice,
     raft_itself_names_the_leader_to_whoever_writes_to_a_follower,
     a_node_of_no_cluster_serves_nobody,
+    a_removed_node_says_so_at_once,
+    a_removal_whose_answer_is_lost_is_known_to_be_made,
+    a_node_that_removes_itself_knows_that_it_did,
 );
 on_disk!(a_write_is_there_after_a_restart, a_restarted_follower_serves_reads_once_it_has_caught_up);
 
@@ -322,6 +331,74 @@ async fn a_node_of_no_cluster_serves_nobody(storage: Storage) {
     assert_eq!(get(&service, "k").await, Err(KvError::NotInitialized));
     let stale = ReadRequest { consistency: Consistency::Stale, ..ReadRequest::get(key("k")) };
     assert_eq!(service.read(stale).await, Err(KvError::NotInitialized));
+}
+
+/// Whoever still asks a removed node is told, and goes elsewhere; there is nothing to wait for.
+async fn a_removed_node_says_so_at_once(storage: Storage) {
+    let (router, services) = three(storage).await;
+    services[2].write(put("k", "v")).await.unwrap();
+    router.shut_out(3);
+    let _watch = AbortOnDropHandle::new(tokio::spawn(removal::watch(services[2].clone())));
+    let removed = KvError::Removed { node_id: NodeId(3) };
+    let stale = || ReadRequest { consistency: Consistency::Stale, ..ReadRequest::get(key("k")) };
+    let reader = services[2].clone();
+    router.eventually_async("it knows", async |_| reader.read(stale()).await == Err(removed.clone())).await;
+    let began = Instant::now();
+    assert_eq!(get(&services[2], "k").await, Err(removed.clone()));
+    assert_eq!(services[2].write(put("k", "w")).await, Err(removed));
+    assert!(began.elapsed() < Duration::from_millis(limits::REQUEST_TIMEOUT_MS) / 2, "{:?}", began.elapsed());
+}
+
+fn cluster_of(service: &KvService, id: u64) -> RaftCluster {
+    let metadata = Metadata::in_memory(NodeId(id), info(id).public_key);
+    RaftCluster::new(
+        service.clone(),
+        metadata,
+        Arc::new(move || Peer { node_id: NodeId(id), info: info(id) }),
+    )
+}
+
+fn removal_of(id: u64) -> MembershipChange {
+    MembershipChange { remove: ids(&[id]), ..MembershipChange::default() }
+}
+
+/// The second attempt finds that the node is no member, which is what was asked for.
+async fn a_removal_whose_answer_is_lost_is_known_to_be_made(storage: Storage) {
+    let (router, services) = three(storage).await;
+    lose_one_answer(&router);
+    let changed = cluster_of(&services[1], 2).change_membership(removal_of(3)).await.unwrap();
+    assert_eq!((changed.voters, changed.learners), (ids(&[1, 2]), ids(&[])));
+    assert_eq!(router.counts(2, 1, RpcKind::Forward).delivered, 3, "twice to remove it, once to read");
+    let again = cluster_of(&services[1], 2).change_membership(removal_of(3)).await.unwrap_err();
+    assert_eq!(again, ClusterError::UnknownNode { node_id: NodeId(3) }, "that it is gone is no news then");
+}
+
+/// It is cut off before the leader can answer, and learns from being turned away what came of it.
+async fn a_node_that_removes_itself_knows_that_it_did(storage: Storage) {
+    let (router, services) = three(storage).await;
+    let answers = Gate::default();
+    let held = answers.clone();
+    router.after(
+        move |rpc| {
+            if rpc.kind() == RpcKind::Forward { Fate::Hold(held.clone()) } else { Fate::Pass }
+        },
+    );
+    let _watch = AbortOnDropHandle::new(tokio::spawn(removal::watch(services[2].clone())));
+    let removing = tokio::spawn({
+        let cluster = cluster_of(&services[2], 3);
+        async move { cluster.change_membership(removal_of(3)).await }
+    });
+    router.until(1, "node 3 is no member", |metrics| metrics.membership_config.nodes().count() == 2).await;
+    router.shut_out(3);
+    answers.open();
+    let began = Instant::now();
+    let changed = removing.await.unwrap().unwrap();
+    assert!(
+        began.elapsed() < Duration::from_millis(limits::MEMBERSHIP_TIMEOUT_MS) / 2,
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!((changed.voters, changed.learners), (ids(&[1, 2]), ids(&[])));
 }
 
 /// What a client was told is written is read from the same node after a restart.

@@ -12,7 +12,7 @@ use hyper::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 
 use super::request::{Call, Deadline, Repeat};
-use super::{ClientError, KvClient, to_json};
+use super::{ClientError, Effect, KvClient, to_json};
 use crate::kv::json::{
     AddLearnerForm, AddPeersForm, ChangeMembershipForm, HealthForm, LeaderForm, NewTicket, NewTicketForm,
     PeersForm, ReplaceMemberForm, RevokedForm, TicketsForm, TransferLeaderForm,
@@ -65,7 +65,7 @@ impl KvClient {
         self.inner.http.call(&Call::new(Method::POST, "/peers", body, Repeat::Freely, deadline)).await
     }
 
-    /// Makes a new cluster of the answering node.
+    /// Makes a new cluster of the answering node: give the client one address, or another node may be the one.
     ///
     /// # Errors
     /// See [`ClientError`].
@@ -107,7 +107,7 @@ impl KvClient {
         // Sent again after a first one that took effect, it would be told that there is no such ticket.
         let path = format!("/tickets/{id}");
         let call = Call::new(Method::DELETE, path, Bytes::new(), Repeat::Never, deadline);
-        let RevokedForm { .. } = self.inner.http.call(&call).await?;
+        let RevokedForm { .. } = self.inner.http.call(&Call { effect: Effect::Change, ..call }).await?;
         Ok(())
     }
 
@@ -167,6 +167,6 @@ impl KvClient {
         let deadline = Deadline::after(self.inner.slow_timeout);
         let call = Call::new(Method::POST, path, body, Repeat::Never, deadline);
         let attempt_timeout = Duration::from_millis(limits::CLIENT_SLOW_ATTEMPT_TIMEOUT_MS);
-        self.inner.http.call(&Call { attempt_timeout, ..call }).await
+        self.inner.http.call(&Call { attempt_timeout, effect: Effect::Change, ..call }).await
     }
 }

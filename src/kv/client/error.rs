@@ -3,6 +3,9 @@
 use super::Address;
 use crate::kv::json::{ErrorBody, FormError};
 
+/// Failures whose sentence says that the outcome is not known.
+const SAY_SO: [&str; 2] = ["outcome_unknown", "timeout"];
+
 /// Why a client could not be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BuildError {
@@ -11,19 +14,28 @@ pub enum BuildError {
     NoAddress,
 }
 
+/// What a request may have done of which it is not known whether it did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Keys were changed.
+    Write,
+    /// The cluster was changed: its members, or who may become one.
+    Change,
+}
+
 /// Why a call failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ClientError {
     /// A node refused the request, or could not serve it until time was up. Nothing was changed,
     /// unless `outcome_unknown` says otherwise.
-    #[error("{}{}", .error.message, unknown(*.outcome_unknown))]
+    #[error("{}{}", .error.message, unsaid(error, *.outcome_unknown))]
     Refused {
         /// The node's words: code, sentence, what to do.
         error: Box<ErrorBody>,
         /// The node.
         address: Address,
-        /// Whether an earlier attempt may have taken effect.
-        outcome_unknown: bool,
+        /// What an earlier attempt may have done.
+        outcome_unknown: Option<Effect>,
     },
     /// No node answered in time.
     #[error("no answer within {waited_ms} ms from {}: {reason}{}", list(.tried), unknown(*.outcome_unknown))]
@@ -34,8 +46,8 @@ pub enum ClientError {
         waited_ms: u64,
         /// What the last attempt came to.
         reason: String,
-        /// Whether an attempt may have taken effect.
-        outcome_unknown: bool,
+        /// What an attempt may have done.
+        outcome_unknown: Option<Effect>,
     },
     /// Something answered that is no Aspen node, or a newer one.
     #[error("the answer of {address} is not understood (status {status}): {reason}{}", unknown(*.outcome_unknown))]
@@ -46,8 +58,8 @@ pub enum ClientError {
         status: u16,
         /// What is wrong with it.
         reason: String,
-        /// Whether the request may have taken effect.
-        outcome_unknown: bool,
+        /// What the request may have done.
+        outcome_unknown: Option<Effect>,
     },
     /// All of this client's writes in work took until time was up.
     #[error(
@@ -75,11 +87,16 @@ pub enum ClientError {
 impl ClientError {
     /// Whether the request may have taken effect, or may still do so.
     pub fn is_outcome_unknown(&self) -> bool {
+        self.outcome_unknown().is_some()
+    }
+
+    /// What the request may have done, or may still do.
+    pub fn outcome_unknown(&self) -> Option<Effect> {
         match self {
             Self::Refused { outcome_unknown, .. }
             | Self::Unreachable { outcome_unknown, .. }
             | Self::NotUnderstood { outcome_unknown, .. } => *outcome_unknown,
-            Self::Busy { .. } | Self::BrokenOff { .. } | Self::Form(_) => false,
+            Self::Busy { .. } | Self::BrokenOff { .. } | Self::Form(_) => None,
         }
     }
 
@@ -97,8 +114,12 @@ impl ClientError {
 
     /// What to do about it.
     pub fn action(&self) -> &str {
-        if self.is_outcome_unknown() {
-            return "read the keys to see whether the write took effect";
+        match self.outcome_unknown() {
+            Some(Effect::Write) => return "read the keys to see whether the write took effect",
+            Some(Effect::Change) => {
+                return "see with `aspen member list`, or `aspen ticket list`, whether it took effect";
+            }
+            None => {}
         }
         match self {
             Self::Refused { error, .. } => &error.action,
@@ -124,7 +145,7 @@ impl ClientError {
     }
 
     /// The same failure of a request that may have taken effect.
-    pub(super) fn with_outcome(mut self, unknown: bool) -> Self {
+    pub(super) fn with_outcome(mut self, unknown: Option<Effect>) -> Self {
         match &mut self {
             Self::Refused { outcome_unknown, .. }
             | Self::Unreachable { outcome_unknown, .. }
@@ -135,8 +156,13 @@ impl ClientError {
     }
 }
 
-fn unknown(outcome_unknown: bool) -> &'static str {
-    if outcome_unknown { "; the request may or may not have taken effect" } else { "" }
+fn unknown(outcome_unknown: Option<Effect>) -> &'static str {
+    if outcome_unknown.is_some() { "; the request may or may not have taken effect" } else { "" }
+}
+
+/// The same, unless the node has said so.
+fn unsaid(error: &ErrorBody, outcome_unknown: Option<Effect>) -> &'static str {
+    if SAY_SO.contains(&error.code.as_str()) { "" } else { unknown(outcome_unknown) }
 }
 
 fn list(tried: &[Address]) -> String {

@@ -24,8 +24,8 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::time::Instant;
 
 use super::address::Targets;
-use super::verdict::{Again, Attempt, Verdict, judge};
-use super::{Address, ClientError};
+use super::verdict::{Again, Attempt, Verdict, is_lasting, judge};
+use super::{Address, ClientError, Effect};
 use crate::kv::token::HttpToken;
 use crate::limits;
 
@@ -47,6 +47,8 @@ pub(super) struct Call {
     pub(super) path: Cow<'static, str>,
     pub(super) body: Bytes,
     pub(super) repeat: Repeat,
+    /// What it does, if anything.
+    pub(super) effect: Effect,
     /// A status besides success whose body is the answer.
     pub(super) also_answer: Option<StatusCode>,
     pub(super) attempt_timeout: Duration,
@@ -54,7 +56,7 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// A call with the time for one attempt that fits a read or a write.
+    /// A read or a write, with the time for one attempt that fits it.
     pub(super) fn new(
         method: Method,
         path: impl Into<Cow<'static, str>>,
@@ -63,7 +65,8 @@ impl Call {
         deadline: Deadline,
     ) -> Self {
         let attempt_timeout = Duration::from_millis(limits::CLIENT_ATTEMPT_TIMEOUT_MS);
-        Self { method, path: path.into(), body, repeat, also_answer: None, attempt_timeout, deadline }
+        let (path, effect) = (path.into(), Effect::Write);
+        Self { method, path, body, repeat, effect, also_answer: None, attempt_timeout, deadline }
     }
 }
 
@@ -122,8 +125,8 @@ impl Progress {
         is_absent || Instant::now() + pause >= call.deadline.at
     }
 
-    fn outcome_unknown(&self, call: &Call) -> bool {
-        self.unsure && call.repeat != Repeat::Freely
+    fn outcome_unknown(&self, call: &Call) -> Option<Effect> {
+        (self.unsure && call.repeat != Repeat::Freely).then_some(call.effect)
     }
 
     fn error(&mut self, call: &Call) -> ClientError {
@@ -131,7 +134,7 @@ impl Progress {
             tried: self.tried.clone(),
             waited_ms: call.deadline.waited_ms(),
             reason: self.last_reason.clone(),
-            outcome_unknown: false,
+            outcome_unknown: None,
         });
         error.with_outcome(self.outcome_unknown(call))
     }
@@ -215,7 +218,7 @@ impl Http {
     ) -> Option<Result<R, ClientError>> {
         let mut queue = VecDeque::from(self.targets.in_order());
         let mut asked = Vec::new();
-        let mut all_uninitialized = true;
+        let mut all_out = true;
         while let Some(address) = queue.pop_front() {
             if asked.contains(&address) {
                 continue;
@@ -240,7 +243,7 @@ impl Http {
             };
             tracing::debug!(%address, path = %call.path, reason = again.reason, "the request was not served");
             self.targets.avoid(&address);
-            all_uninitialized &= again.error.as_ref().is_some_and(|error| error.code() == "not_initialized");
+            all_out &= again.error.as_ref().is_some_and(|error| is_lasting(error.code()));
             let give_up = again.unsure && call.repeat == Repeat::Never;
             if let Some(leader) = progress.note(again) {
                 queue.push_front(leader);
@@ -249,8 +252,8 @@ impl Http {
                 return Some(Err(progress.error(call)));
             }
         }
-        // No amount of waiting forms a cluster.
-        all_uninitialized.then(|| Err(progress.error(call)))
+        // No amount of waiting forms a cluster, or brings a removed node back.
+        all_out.then(|| Err(progress.error(call)))
     }
 
     async fn attempt(&self, call: &Call, address: &Address) -> Attempt {

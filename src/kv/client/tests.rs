@@ -173,7 +173,7 @@ async fn write_that_no_node_saw_is_known_not_to_have_happened() {
     let address = dead().await;
     let client = client_within(&[address], Duration::from_millis(200));
     let error = put(&client).await.unwrap_err();
-    assert!(matches!(&error, ClientError::Unreachable { outcome_unknown: false, .. }), "{error}");
+    assert!(matches!(&error, ClientError::Unreachable { outcome_unknown: None, .. }), "{error}");
     assert!(error.to_string().contains(&address.to_string()), "{error}");
 }
 
@@ -182,7 +182,7 @@ async fn addresses_where_nobody_listens_are_given_up_before_the_time_is() {
     let client = client(&[dead().await, dead().await]);
     let start = Instant::now();
     let error = put(&client).await.unwrap_err();
-    let ClientError::Unreachable { tried, waited_ms, outcome_unknown: false, .. } = &error else {
+    let ClientError::Unreachable { tried, waited_ms, outcome_unknown: None, .. } = &error else {
         panic!("{error}");
     };
     assert_eq!(tried.len(), 2);
@@ -228,6 +228,17 @@ async fn cluster_that_was_never_formed_is_reported_at_once() {
 }
 
 #[tokio::test]
+async fn node_that_was_removed_is_passed_over_and_reported_at_once_where_there_is_no_other() {
+    let removed = || refused(503, &KvError::Removed { node_id: NodeId(1) });
+    let (gone, member) = (FakeNode::start([removed()]).await, FakeNode::start([written(3)]).await);
+    put(&client(&[gone.address, member.address])).await.unwrap();
+    let gone = FakeNode::start([removed()]).await;
+    let error = put(&client(&[gone.address])).await.unwrap_err();
+    assert_eq!((error.code(), error.is_outcome_unknown(), error.is_unavailable()), ("removed", false, true));
+    assert_eq!(gone.requests().len(), 1);
+}
+
+#[tokio::test]
 async fn membership_change_is_never_sent_twice_once_a_node_may_have_begun_it() {
     let node = FakeNode::start([Act::HangUp, written(1)]).await;
     let error = client(&[node.address]).change_membership(MembershipChange::default()).await.unwrap_err();
@@ -236,13 +247,30 @@ async fn membership_change_is_never_sent_twice_once_a_node_may_have_begun_it() {
 }
 
 #[tokio::test]
+async fn unknown_outcome_is_said_once_with_advice_that_fits_what_was_asked_for() {
+    let unknown = || refused(504, &KvError::OutcomeUnknown { waited_ms: 5_000 });
+    let node = FakeNode::start([unknown(), unknown()]).await;
+    let client = client_within(&[node.address], Duration::from_millis(300));
+    let change = client.change_membership(MembershipChange::default()).await.unwrap_err();
+    assert_eq!(change.to_string().matches("may or may not").count(), 1, "{change}");
+    assert_eq!(change.outcome_unknown(), Some(Effect::Change));
+    assert!(change.action().contains("aspen member list"), "{}", change.action());
+    let write = put(&client).await.unwrap_err();
+    assert_eq!(write.to_string().matches("may or may not").count(), 1, "{write}");
+    assert!(write.action().contains("read the keys"), "{}", write.action());
+}
+
+#[tokio::test]
 async fn what_is_no_node_is_said_to_be_none() {
     let other = FakeNode::start([Act::Answer(404, json!("no such page"))]).await;
     let error = put(&client(&[other.address])).await.unwrap_err();
-    assert!(matches!(error, ClientError::NotUnderstood { status: 404, outcome_unknown: false, .. }));
+    assert!(matches!(error, ClientError::NotUnderstood { status: 404, outcome_unknown: None, .. }));
     let strange = FakeNode::start([Act::Answer(200, json!({"ok": true}))]).await;
     let error = put(&client(&[strange.address])).await.unwrap_err();
-    assert!(matches!(error, ClientError::NotUnderstood { outcome_unknown: true, .. }), "{error}");
+    assert!(
+        matches!(error, ClientError::NotUnderstood { outcome_unknown: Some(Effect::Write), .. }),
+        "{error}"
+    );
 }
 
 #[tokio::test]

@@ -13,8 +13,19 @@ use crate::kv::json::{ErrorBody, ErrorForm};
 
 /// Failures that lie in the answering node or in the cluster, and that may be gone with the next
 /// attempt. Nothing was changed.
-const TRANSIENT: [&str; 7] =
-    ["not_leader", "no_quorum", "not_initialized", "recovering", "overloaded", "backups_full", "broken_body"];
+const TRANSIENT: [&str; 8] = [
+    "not_leader",
+    "no_quorum",
+    "not_initialized",
+    "recovering",
+    "overloaded",
+    "backups_full",
+    "broken_body",
+    "removed",
+];
+
+/// Those of them that the node itself gets over by no amount of waiting: only another one may do better.
+const LASTING: [&str; 2] = ["not_initialized", "removed"];
 
 /// Failures of which the node cannot say whether the request took effect.
 const UNCERTAIN: [&str; 5] = ["outcome_unknown", "timeout", "stopping", "storage", "internal"];
@@ -25,6 +36,11 @@ const OF_A_NODE: [&str; 3] = ["node_unreachable", "node_silent", "node_busy"];
 /// Whether the cluster could not serve, rather than would not.
 pub(super) fn is_unavailable(code: &str) -> bool {
     may_pass(code) || OF_A_NODE.contains(&code)
+}
+
+/// Whether waiting for this node is of no use.
+pub(super) fn is_lasting(code: &str) -> bool {
+    LASTING.contains(&code)
 }
 
 /// Whether another attempt may do better.
@@ -106,7 +122,7 @@ fn judge_refusal<R>(address: &Address, error: ErrorBody) -> Verdict<R> {
     let unsure = UNCERTAIN.contains(&error.code.as_str());
     let may_pass = may_pass(&error.code);
     let address = address.clone();
-    let error = ClientError::Refused { error: Box::new(error), address, outcome_unknown: false };
+    let error = ClientError::Refused { error: Box::new(error), address, outcome_unknown: None };
     if may_pass {
         Verdict::Again(Again { error: Some(error), reason, leader, unsure })
     } else {
@@ -119,6 +135,6 @@ fn not_understood(address: &Address, status: StatusCode, reason: String) -> Clie
         address: address.clone(),
         status: status.as_u16(),
         reason,
-        outcome_unknown: false,
+        outcome_unknown: None,
     }
 }

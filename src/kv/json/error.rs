@@ -61,7 +61,7 @@ impl From<&KvError> for ErrorBody {
 impl From<&ClusterError> for ErrorBody {
     fn from(error: &ClusterError) -> Self {
         match error {
-            ClusterError::Kv(error) => error.into(),
+            ClusterError::Kv(kv) => Self { action: error.action().to_owned(), ..kv.into() },
             other => {
                 let details = fields(other);
                 Self { details, ..Self::new(other.code(), other.to_string(), other.action()) }

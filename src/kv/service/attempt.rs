@@ -71,14 +71,10 @@ impl Retry {
         repeatable: bool,
     ) -> Result<Option<T>, ClusterError> {
         let reason = match attempt {
-            // The session or the restore was known, or there was room, when an earlier attempt took effect, if
-            // one did; whoever sent the write would take this refusal for a word about the only attempt.
-            Attempt::Done(Err(ClusterError::Kv(
-                KvError::SessionExpired { .. } | KvError::DiskFull { .. } | KvError::NoSuchRestore { .. },
-            ))) if self.unknown => {
-                return Err(self.outcome_unknown());
-            }
-            Attempt::Done(result) => return result.map(Some),
+            // An earlier attempt that goes on somewhere is in the way of this one.
+            Attempt::Done(Err(error @ ClusterError::ChangeInProgress)) if self.unknown => error.to_string(),
+            Attempt::Done(Err(error)) => return Err(self.refusal(error)),
+            Attempt::Done(Ok(answer)) => return Ok(Some(answer)),
             Attempt::NotDelivered(reason) => reason,
             Attempt::Unknown(reason) if repeatable => {
                 self.unknown = true;
@@ -98,6 +94,24 @@ impl Retry {
         Ok(None)
     }
 
+    /// What a refusal says about the request as a whole.
+    pub(super) fn refusal(&self, error: ClusterError) -> ClusterError {
+        // The session or the restore was known, there was room, or the node was a member, when an earlier attempt
+        // took effect, if one did; whoever sent the request would take this refusal for a word about the only
+        // attempt.
+        let says_nothing_of_earlier_ones = matches!(
+            error,
+            ClusterError::UnknownNode { .. }
+                | ClusterError::Kv(
+                    KvError::SessionExpired { .. }
+                        | KvError::DiskFull { .. }
+                        | KvError::NoSuchRestore { .. }
+                        | KvError::Removed { .. }
+                )
+        );
+        if self.unknown && says_nothing_of_earlier_ones { self.outcome_unknown() } else { error }
+    }
+
     fn outcome_unknown(&self) -> ClusterError {
         let waited_ms = self.bound_ms.saturating_sub(self.left_ms());
         KvError::OutcomeUnknown { waited_ms }.into()
@@ -107,6 +121,7 @@ impl Retry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kv::types::NodeId;
 
     fn unknown() -> Attempt<()> {
         Attempt::Unknown("cut off".to_owned())
@@ -143,6 +158,19 @@ mod tests {
         let mut second = Retry::within_ms(1_000);
         assert_eq!(second.settle(unknown(), true).await, Ok(None));
         assert_eq!(second.settle(expired(), true).await.unwrap_err().code(), "outcome_unknown");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_that_an_earlier_attempt_may_have_made_is_not_refused_for_what_that_one_did() {
+        let gone = || -> Attempt<()> { Attempt::Done(Err(ClusterError::UnknownNode { node_id: NodeId(3) })) };
+        let busy = || -> Attempt<()> { Attempt::Done(Err(ClusterError::ChangeInProgress)) };
+        let mut first = Retry::within_ms(1_000);
+        assert_eq!(first.settle(gone(), true).await.unwrap_err().code(), "unknown_node");
+        assert_eq!(first.settle(busy(), true).await.unwrap_err().code(), "change_in_progress");
+        let mut second = Retry::within_ms(1_000);
+        assert_eq!(second.settle(unknown(), true).await, Ok(None));
+        assert_eq!(second.settle(busy(), true).await, Ok(None), "it waits for its own");
+        assert_eq!(second.settle(gone(), true).await.unwrap_err().code(), "outcome_unknown");
     }
 
     #[tokio::test(start_paused = true)]

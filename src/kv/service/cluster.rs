@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
 use super::founding::FoundingProgress;
 use super::{Inner, KvService, stopping};
@@ -16,6 +17,7 @@ use crate::kv::types::{
     OutstandingTicket, Peer, SecretHash, TicketId,
 };
 use crate::limits;
+use crate::raft::membership;
 use crate::raft::observe::{self, Metrics};
 use crate::raft::operations::Unanswered;
 use crate::raft::runtime;
@@ -86,6 +88,25 @@ impl RaftCluster {
             other => panic!("a change of the membership was answered with {other:?}"),
         }
     }
+
+    /// The membership in which a change of unknown outcome is made, if that can be told within the bound.
+    async fn made(&self, change: &MembershipChange, bound: Duration) -> Option<MembershipChanged> {
+        let raft = &self.inner().parts.raft;
+        let known = || observe::look(raft, membership::current);
+        if self.service.is_removed() {
+            // The leader cuts a node off as soon as it is no member, before there is an answer. Whether any other
+            // part of the change was made cannot be known here.
+            let own = BTreeSet::from([self.service.node_id()]);
+            let is_all = change.voters.is_none() && change.remove == own;
+            return is_all.then(|| known().without(&own));
+        }
+        tokio::time::timeout(bound, self.service.await_linearizable()).await.ok()?.ok()?;
+        let known = known();
+        let is_gone = |node_id| !known.voters.contains(node_id) && !known.learners.contains(node_id);
+        let votes = |voters: &BTreeSet<NodeId>| known.voters.iter().eq(voters.difference(&change.remove));
+        let is_made = change.remove.iter().all(is_gone) && change.voters.as_ref().is_none_or(votes);
+        is_made.then_some(known)
+    }
 }
 
 #[async_trait]
@@ -97,8 +118,13 @@ impl ClusterController for RaftCluster {
             return Err(ClusterError::MakesNoCluster { waits_for: progress.sentence() });
         }
         self.found(self.metadata.cluster_id().unwrap_or_else(ClusterId::random), Vec::new()).await?;
-        // It leads once its first entry is committed; an answer before that would invite a failure.
-        self.service.await_linearizable().await?;
+        // It leads once its first entry is committed; an answer before that would invite a failure. If that takes
+        // too long there is a cluster all the same, whose status says what it waits for: a refusal would be taken
+        // for a word that there is none.
+        if let Err(error) = self.service.await_linearizable().await {
+            tracing::warn!("the cluster is made, and does not serve yet: {error}");
+            return Ok(self.status());
+        }
         // Before anybody votes with it: the first directory of the first member.
         self.service.note_incarnations().await;
         Ok(self.status())
@@ -156,7 +182,7 @@ impl ClusterController for RaftCluster {
         let new_voters = voters.into_iter().filter(|voter| *voter != old).chain([new_id]).collect();
         let voters = votes.then_some(new_voters);
         let change = MembershipChange { voters, remove: BTreeSet::from([old]), force: false };
-        self.change(ForwardRequest::ChangeMembership(change)).await
+        self.change_membership(change).await
     }
 
     async fn transfer_leader(&self, to: Option<NodeId>) -> Result<NodeId, ClusterError> {
@@ -180,7 +206,14 @@ impl ClusterController for RaftCluster {
     }
 
     async fn change_membership(&self, change: MembershipChange) -> Result<MembershipChanged, ClusterError> {
-        self.change(ForwardRequest::ChangeMembership(change)).await
+        let (began, bound) = (Instant::now(), Duration::from_millis(limits::MEMBERSHIP_TIMEOUT_MS));
+        let changed = self.change(ForwardRequest::ChangeMembership(change.clone())).await;
+        if let Err(ClusterError::Kv(KvError::OutcomeUnknown { .. })) = &changed
+            && let Some(made) = self.made(&change, bound.saturating_sub(began.elapsed())).await
+        {
+            return Ok(made);
+        }
+        changed
     }
 
     fn status(&self) -> ClusterStatus {

@@ -15,7 +15,7 @@ use openraft::ServerState;
 use tokio::time::MissedTickBehavior;
 
 use super::KvService;
-use crate::kv::types::NodeId;
+use crate::kv::types::{KvError, NodeId};
 use crate::limits;
 use crate::raft::observe;
 
@@ -52,6 +52,11 @@ impl KvService {
     /// Whether this node was removed, as far as it knows.
     pub(super) fn is_removed(&self) -> bool {
         self.0.removed.load(Ordering::Acquire)
+    }
+
+    /// Refuses what a removed node cannot serve, now or later. Its state is of the past, so stale reads are too.
+    pub(super) fn ensure_member(&self) -> Result<(), KvError> {
+        if self.is_removed() { Err(KvError::Removed { node_id: self.node_id() }) } else { Ok(()) }
     }
 
     /// Calls the other voters where no leader is heard. One that has lost its vote before it was removed stands

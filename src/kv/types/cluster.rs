@@ -218,6 +218,16 @@ pub struct MembershipChanged {
     pub voters: BTreeSet<NodeId>,
     /// Who replicates without a vote.
     pub learners: BTreeSet<NodeId>,
-    /// The log index of the change.
+    /// The log index of the change; in the answer of a node that was removed by it, that of the last one that it
+    /// was told of.
     pub log_index: u64,
+}
+
+impl MembershipChanged {
+    /// The same after some have left.
+    pub(crate) fn without(mut self, gone: &BTreeSet<NodeId>) -> Self {
+        self.voters.retain(|node_id| !gone.contains(node_id));
+        self.learners.retain(|node_id| !gone.contains(node_id));
+        self
+    }
 }

@@ -110,8 +110,8 @@ pub enum KvError {
         /// What was seen last.
         reason: String,
     },
-    /// The write was proposed, but its outcome was not learnt in time.
-    #[error("no answer within {waited_ms} ms: the write may or may not take effect")]
+    /// The request was begun, but its outcome was not learnt in time.
+    #[error("no answer within {waited_ms} ms: the request may or may not take effect")]
     OutcomeUnknown {
         /// How long the request waited.
         waited_ms: u64,
@@ -212,6 +212,12 @@ pub enum KvError {
         /// How long it was tried.
         waited_ms: u64,
     },
+    /// The node is no member any more. Nothing was changed.
+    #[error("node {node_id} was removed from the cluster, and serves nothing any more")]
+    Removed {
+        /// The node.
+        node_id: NodeId,
+    },
 }
 
 impl KvError {
@@ -246,6 +252,7 @@ impl KvError {
             Self::NotForClients => "not_for_clients",
             Self::NotOverIroh => "not_over_iroh",
             Self::Contended { .. } => "contended",
+            Self::Removed { .. } => "removed",
         }
     }
 
@@ -283,6 +290,9 @@ impl KvError {
             }
             Self::NoSuchRestore { .. } => "begin the restore anew, and run one at a time",
             Self::BackupsFull { .. } => "wait for it to end, or ask another member",
+            Self::Removed { .. } => {
+                "use another member; stop this node, and let the machine join on an empty data directory with a ticket (`aspen ticket new`, `aspen-node --join`)"
+            }
             Self::NotForClients => "use POST /tickets or POST /change-membership",
             Self::NotOverIroh => "restore over HTTP: `aspen --addr http://HOST:PORT restore FILE`",
             Self::RestoreOutOfOrder { .. } => "send the chunks in their order",
@@ -305,6 +315,7 @@ impl KvError {
                 | Self::Overloaded { .. }
                 | Self::Contended { .. }
                 | Self::Stopping { .. }
+                | Self::Removed { .. }
         )
     }
 }
@@ -439,6 +450,10 @@ impl ClusterError {
             Self::ChangeInProgress => "wait for it to end, then try again",
             Self::Unreachable { .. } => {
                 "check that the node runs, that its ticket is current, and that UDP gets through"
+            }
+            // No session, and no key, says whether it took effect.
+            Self::Kv(KvError::OutcomeUnknown { .. }) => {
+                "see with `aspen member list`, or `aspen ticket list`, whether it took effect, before it is tried again"
             }
             Self::Kv(error) => error.action(),
             Self::JoinRefused(refusal) => refusal.action(),

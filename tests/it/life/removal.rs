@@ -83,6 +83,28 @@ async fn a_node_that_was_removed_while_it_was_away_is_cut_off_and_says_so_when_i
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_is_removed_through_itself_says_that_it_is_and_serves_nobody() {
+    let three = Cluster::start(3, &[]).await;
+    let leader = three.leader().await;
+    let nodes = &three.nodes;
+    for (gone, left) in [((leader + 1) % 3, 2), (leader, 1)] {
+        let removed = aspen(&[&nodes[gone]], &["member", "remove", &nodes[gone].id.to_string()]);
+        assert_eq!(removed.status.code(), Some(0), "{removed:?}");
+        assert_eq!(voters(&nodes[(leader + 2) % 3]).len(), left);
+        wait_for_log(&nodes[gone], &["was removed from its cluster"]);
+        for words in [&["put", "a", "b"][..], &["get", "a"], &["get", "a", "--stale"]] {
+            let began = std::time::Instant::now();
+            let refused = aspen(&[&nodes[gone]], words);
+            assert_eq!(refused.status.code(), Some(3), "{refused:?}");
+            assert!(stderr(&refused).contains("was removed from the cluster"), "{refused:?}");
+            assert!(began.elapsed() < std::time::Duration::from_secs(3), "{words:?}: {:?}", began.elapsed());
+        }
+        let elsewhere = aspen(&[&nodes[gone], &nodes[(leader + 2) % 3]], &["put", "a", "b"]);
+        assert_eq!(elsewhere.status.code(), Some(0), "{elsewhere:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_removal_that_would_lose_quorum_is_refused_unless_forced_and_then_it_says_what_is_at_stake() {
     let mut three = Cluster::start(3, &[]).await;
     let leader = three.leader().await;

@@ -1,6 +1,6 @@
 //! The network's inside: the nodes that are attached to it, its faults and its record.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -68,6 +68,11 @@ impl Fabric {
     /// The door that a node has now.
     pub(super) fn door_of(&self, id: NodeId) -> Option<Door> {
         self.doors().get(&id).cloned()
+    }
+
+    /// All nodes that have a door.
+    pub(super) fn ids(&self) -> BTreeSet<NodeId> {
+        self.doors().keys().copied().collect()
     }
 
     /// Lets a node serve what others forward to it.

@@ -60,6 +60,7 @@ pub struct Faults {
     quotas: HashMap<NodeId, u64>,
     snapshot_pieces: HashMap<NodeId, u64>,
     crossed: HashMap<NodeId, NodeId>,
+    shut_out: BTreeSet<NodeId>,
 }
 
 /// The state of one direction between two nodes.
@@ -92,6 +93,7 @@ impl Faults {
             quotas: HashMap::new(),
             snapshot_pieces: HashMap::new(),
             crossed: HashMap::new(),
+            shut_out: BTreeSet::new(),
         }
     }
 
@@ -159,6 +161,11 @@ impl Faults {
         self.crossed.get(&to).copied().unwrap_or(to)
     }
 
+    /// Whether all others turn a node away.
+    pub(super) fn is_shut_out(&self, id: NodeId) -> bool {
+        self.shut_out.contains(&id)
+    }
+
     fn link(&mut self, from: u64, to: u64) -> &mut Link {
         self.links.entry((NodeId(from), NodeId(to))).or_default()
     }
@@ -184,6 +191,13 @@ impl AspenRouter {
     /// Ends a node's isolation.
     pub fn rejoin(&self, id: u64) {
         self.fabric.faults().isolated.remove(&NodeId(id));
+    }
+
+    /// Cuts a node off from all others, who tell it that they do not let it in.
+    pub fn shut_out(&self, id: u64) {
+        let mut faults = self.fabric.faults();
+        faults.isolated.insert(NodeId(id));
+        faults.shut_out.insert(NodeId(id));
     }
 
     /// Makes each message from one node to another take a time from this range.

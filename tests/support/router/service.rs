@@ -1,5 +1,6 @@
 //! The key-value service of a node, with a way to forward over the fabric.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -100,5 +101,10 @@ impl Forwarder for FabricForwarder {
         let answer = answer.map_err(|_| no_answer(format!("nothing within {timeout_ms} ms")))?;
         self.fabric.come_back(&rpc).await.map_err(|failure| no_answer(format!("{failure:?}")))?;
         Ok(answer)
+    }
+
+    fn shut_out_by(&self) -> BTreeSet<NodeId> {
+        let is_shut_out = self.fabric.faults().is_shut_out(self.own);
+        self.fabric.ids().into_iter().filter(|id| is_shut_out && *id != self.own).collect()
     }
 }
