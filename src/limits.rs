@@ -720,6 +720,10 @@ pub const CLIENT_BACKUP_PIECE_TIMEOUT_MS: u64 = 30_000;
 /// Piece of a backup that is read from its file at a time.
 pub const CLI_BACKUP_READ_BYTES: usize = 256 * 1024;
 
+/// Times that a backup opens the file that it is about to write: each time but the last, another backup to the
+/// same file ended in between.
+pub const CLI_PARTIAL_OPENS_MAX_COUNT: usize = 10;
+
 /// Time for the word that a restore is not to go on. It is a courtesy: the next restore does the same.
 pub const CLI_ABORT_TIMEOUT_MS: u64 = 5_000;
 

@@ -1,12 +1,13 @@
 //! `aspen backup`: takes a backup into a file, or checks one.
 //!
 //! # Tiger Style
-//! A file stands under its name only if all of it was checked and is on the disk.
+//! - A file stands under its name only if all of it was checked and is on the disk.
+//! - What is not whole yet is written by one backup alone, which holds a lock on it.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -210,7 +211,8 @@ impl BackupReader {
     }
 }
 
-/// A file that is not whole yet. It is removed unless it is kept.
+/// A file that is not whole yet. It is removed unless it is kept. Whoever holds the lock on the file that has
+/// the name is the only one who writes to it, renames it or removes it.
 struct Partial {
     path: PathBuf,
     file: Option<File>,
@@ -221,13 +223,16 @@ impl Partial {
         let mut name = OsString::from(of);
         name.push(PARTIAL);
         let path = PathBuf::from(name);
-        // For its owner alone: all that the cluster holds is in it.
-        let mut options = OpenOptions::new();
-        let file = options.write(true).create(true).truncate(true).mode(0o600).open(&path);
-        match file {
-            Ok(file) => Ok(Self { path, file: Some(file) }),
-            Err(source) => Err(CliError::OutputFile { path, source }),
+        for _ in 0..limits::CLI_PARTIAL_OPENS_MAX_COUNT {
+            match lock(&path) {
+                Ok(Some(file)) => return Ok(Self { path, file: Some(file) }),
+                // Another backup has ended in between, and took the name from the file that was opened.
+                Ok(None) => {}
+                Err(TryLockError::WouldBlock) => break,
+                Err(TryLockError::Error(source)) => return Err(CliError::OutputFile { path, source }),
+            }
         }
+        Err(CliError::BackupUnderWay { path: of.to_owned() })
     }
 
     fn write(&mut self, piece: &[u8]) -> Result<(), CliError> {
@@ -259,6 +264,28 @@ impl Drop for Partial {
     }
 }
 
+/// Opens a file, empties it once it is locked, and gives it if it has the name still.
+fn lock(path: &Path) -> Result<Option<File>, TryLockError> {
+    // For its owner alone: all that the cluster holds is in it.
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create(true).truncate(false).mode(0o600).open(path);
+    let file = file.map_err(TryLockError::Error)?;
+    file.try_lock()?;
+    let has_name = || -> io::Result<bool> {
+        let locked = file.metadata()?;
+        match fs::metadata(path) {
+            Ok(named) => Ok((named.dev(), named.ino()) == (locked.dev(), locked.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    };
+    if !has_name().map_err(TryLockError::Error)? {
+        return Ok(None);
+    }
+    file.set_len(0).map_err(TryLockError::Error)?;
+    Ok(Some(file))
+}
+
 /// A bar of keys on the standard error, if a person looks at it. It goes when this is dropped.
 pub(super) struct KeyBar(ProgressBar);
 
@@ -281,5 +308,49 @@ impl KeyBar {
 impl Drop for KeyBar {
     fn drop(&mut self) {
         self.0.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backup_to_a_file_that_another_one_writes_is_refused_and_leaves_the_other_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("monday");
+        let partial = dir.path().join("monday.partial");
+        fs::write(&partial, "of a backup that was killed").unwrap();
+        let mut first = Partial::create(&path).unwrap();
+        first.write(b"one").unwrap();
+        let refused = Partial::create(&path).err().expect("it is refused");
+        assert_eq!(refused.to_string(), format!("another backup to {} is under way", path.display()));
+        first.write(b" and two").unwrap();
+        assert_eq!(fs::read(&partial).unwrap(), b"one and two");
+        first.keep(&path).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"one and two");
+
+        drop(Partial::create(&path).unwrap());
+        assert!(!partial.exists() && path.exists(), "only what is not whole is removed");
+    }
+
+    #[test]
+    fn many_backups_to_one_file_never_mix() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("monday");
+        let write = |mark: u8| {
+            for _ in 0..100 {
+                let Ok(mut partial) = Partial::create(&path) else { continue };
+                partial.write(&[mark; 100]).unwrap();
+                partial.write(&[mark; 100]).unwrap();
+                partial.keep(&path).unwrap();
+                let kept = fs::read(&path).unwrap();
+                assert!(kept.len() == 200 && kept.iter().all(|byte| *byte == kept[0]), "{kept:?}");
+            }
+        };
+        std::thread::scope(|scope| {
+            (0..4).for_each(|mark| drop(scope.spawn(move || write(mark))));
+        });
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

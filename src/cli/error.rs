@@ -81,6 +81,8 @@ pub(super) enum CliError {
     BadTransfer { address: Address, source: BackupError },
     #[error("{} is there already", path.display())]
     FileExists { path: PathBuf },
+    #[error("another backup to {} is under way", path.display())]
+    BackupUnderWay { path: PathBuf },
     #[error(
         "the cluster holds {keys} keys at revision {revision}, which the backup of {backup_keys} keys would replace: nothing was changed"
     )]
@@ -143,6 +145,7 @@ impl CliError {
             Self::BadTransfer { .. } => {
                 ("broken_off", "run it again; the node's log says what happened there")
             }
+            Self::BackupUnderWay { .. } => ("busy_file", "wait until it has ended, or name another file"),
             Self::FileExists { .. } => ("file_exists", "name another file, or replace it with --force"),
             Self::WouldReplace { .. } => {
                 ("not_empty", "back the cluster up first, then run it again with --replace")
