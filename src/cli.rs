@@ -68,7 +68,10 @@ async fn dispatch(cli: Cli, client: &KvClient, terminal: &mut Terminal<'_>) -> R
         Command::Compact { revision } => kv::compact(client, terminal, json, revision).await,
         Command::Member(command) => cluster::member(client, terminal, json, command).await,
         Command::Node(command) => nodes::node(client, terminal, json, command).await,
-        Command::Init => cluster::init(client, terminal, json).await,
+        Command::Init => match addresses.len() {
+            1 => cluster::init(client, terminal, json).await,
+            count => Err(CliError::OneToInit { count }),
+        },
         Command::Ticket { command } => tickets::ticket(client, terminal, json, command).await,
         Command::Backup(args) if args.check => backup::check(terminal, json, &args.file),
         Command::Backup(args) => backup::run(client, terminal, json, args).await,

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
 use crate::bench::Mix;
@@ -93,7 +94,7 @@ pub enum Command {
     /// Look at single nodes and operate them, through any member
     #[command(subcommand)]
     Node(NodeCommand),
-    /// Make a new cluster of the node at --addr
+    /// Make a new cluster of the one node at --addr; exits with 3 if it does not serve yet
     Init,
     /// Print the ticket of the node at --addr, which others need to reach it; or make, list and revoke those to
     /// join with
@@ -234,6 +235,7 @@ pub struct TxnArgs {
 #[derive(Debug, Args)]
 pub struct BackupArgs {
     /// The file
+    #[arg(value_parser = backup_file())]
     pub file: PathBuf,
     /// Replace the file if it is there
     #[arg(long, conflicts_with = "check")]
@@ -247,7 +249,7 @@ pub struct BackupArgs {
 #[derive(Debug, Args)]
 pub struct RestoreArgs {
     /// The backup
-    #[arg(required_unless_present = "abort")]
+    #[arg(required_unless_present = "abort", value_parser = backup_file())]
     pub file: Option<PathBuf>,
     /// Replace the keys that the cluster holds; without it only an empty cluster is restored to
     #[arg(long)]
@@ -287,8 +289,8 @@ pub struct BenchArgs {
     /// Seconds to measure
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_seconds)]
     pub duration: Duration,
-    /// Seconds of load before measuring begins
-    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = parse_seconds)]
+    /// Seconds of load before measuring begins; 0 for none
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds_or_none)]
     pub warmup: Duration,
     /// Operations a second of all clients together; latency then counts from when each was due
     #[arg(long, value_name = "OPS", value_parser = rate)]
@@ -416,6 +418,13 @@ pub enum NodeCommand {
     },
 }
 
+/// A file by its name. A backup is renamed once it is whole, and read twice for a restore: no pipe can be either.
+fn backup_file() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| {
+        if path.as_os_str() == "-" { Err("it must be a file: a backup is in no pipe") } else { Ok(path) }
+    })
+}
+
 fn clients(text: &str) -> Result<usize, String> {
     let max = limits::BENCH_CLIENTS_MAX_COUNT;
     text.parse().ok().filter(|count| (1..=max).contains(count)).ok_or(format!("it must be from 1 to {max}"))
@@ -450,6 +459,10 @@ fn ttl_s(text: &str) -> Result<u64, String> {
     ttl_s.ok_or_else(|| {
         format!("it must be a time such as 90s, 30m, 1h or 7d, of at most {} days", max / 86_400)
     })
+}
+
+fn seconds_or_none(text: &str) -> Result<Duration, String> {
+    if text.parse() == Ok(0.0) { Ok(Duration::ZERO) } else { parse_seconds(text) }
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, String> {

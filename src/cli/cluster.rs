@@ -31,7 +31,11 @@ pub(super) async fn status(
             nodes::print_table(terminal, &overview)?;
         }
     }
-    Ok(if status.state == NodeState::Serving { Exit::Done } else { Exit::Unavailable })
+    Ok(served(status))
+}
+
+fn served(status: &ClusterStatus) -> Exit {
+    if status.state == NodeState::Serving { Exit::Done } else { Exit::Unavailable }
 }
 
 fn print_status(terminal: &mut Terminal<'_>, status: &ClusterStatus) -> Result<(), CliError> {
@@ -193,5 +197,5 @@ pub(super) async fn init(
     } else {
         print_status(terminal, &status)?;
     }
-    Ok(Exit::Done)
+    Ok(served(&status))
 }

@@ -84,6 +84,10 @@ pub(super) enum CliError {
     #[error("another backup to {} is under way", path.display())]
     BackupUnderWay { path: PathBuf },
     #[error(
+        "init makes a cluster of one node, and {count} addresses are given: where the first did not answer, the next one would make a second cluster"
+    )]
+    OneToInit { count: usize },
+    #[error(
         "the cluster holds {keys} keys at revision {revision}, which the backup of {backup_keys} keys would replace: nothing was changed"
     )]
     WouldReplace { keys: u64, revision: u64, backup_keys: u64 },
@@ -146,6 +150,7 @@ impl CliError {
                 ("broken_off", "run it again; the node's log says what happened there")
             }
             Self::BackupUnderWay { .. } => ("busy_file", "wait until it has ended, or name another file"),
+            Self::OneToInit { .. } => ("too_many_addresses", "name that one node with --addr"),
             Self::FileExists { .. } => ("file_exists", "name another file, or replace it with --force"),
             Self::WouldReplace { .. } => {
                 ("not_empty", "back the cluster up first, then run it again with --replace")

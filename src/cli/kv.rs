@@ -228,7 +228,7 @@ pub(super) async fn compact(
     if json {
         terminal.json(&WriteReplyForm::new(&reply, Encoding::Utf8)?)?;
     } else {
-        terminal.line(&format!("revision {revision} is now the oldest that can be read"))?;
+        terminal.line(&format!("history before revision {revision} is forgotten"))?;
     }
     Ok(Exit::Done)
 }

@@ -25,8 +25,7 @@ pub(super) async fn run(
         return abort(client, terminal, json).await;
     };
     let whole = check_file(&path)?;
-    let id = RestoreId::random();
-    begin(client, terminal, &whole, id, args.replace).await?;
+    let id = begin(client, terminal, &whole, args.replace).await?;
     let staged = tokio::select! {
         staged = stage(client, &path, &whole.header, id) => staged,
         _ = tokio::signal::ctrl_c() => Err(CliError::Interrupted),
@@ -35,7 +34,15 @@ pub(super) async fn run(
         give_up(client, id).await;
         return Err(error);
     }
-    let reply = client.restore_step(&RestoreStep::Commit { id, totals: whole.totals }).await?;
+    let reply = match client.restore_step(&RestoreStep::Commit { id, totals: whole.totals }).await {
+        Ok(reply) => reply,
+        Err(error) => {
+            if !error.is_outcome_unknown() {
+                give_up(client, id).await;
+            }
+            return Err(error.into());
+        }
+    };
     print(terminal, json, &path, &whole, &reply)?;
     Ok(Exit::Done)
 }
@@ -45,28 +52,32 @@ async fn begin(
     client: &KvClient,
     terminal: &mut Terminal<'_>,
     whole: &Whole,
-    id: RestoreId,
     replace: bool,
-) -> Result<(), CliError> {
-    let revision = whole.header.revision;
+) -> Result<RestoreId, CliError> {
+    let (id, revision) = (RestoreId::random(), whole.header.revision);
     // First as if nothing may be replaced: the refusal says how much there is.
-    let refusal = match client.restore_step(&RestoreStep::Begin { id, revision, replace: false }).await {
-        Ok(_) => return Ok(()),
-        Err(ClientError::Refused { error, .. }) if error.code == "not_empty" => error,
+    match client.restore_step(&RestoreStep::Begin { id, revision, replace: false }).await {
+        Ok(_) if !replace => return Ok(id),
+        // Keys may come until the commit.
+        Ok(_) => {}
+        Err(ClientError::Refused { error, .. }) if error.code == "not_empty" => {
+            let number = |name| error.number(name).unwrap_or_default();
+            let (keys, at) = (number("keys"), number("revision"));
+            if !replace {
+                return Err(CliError::WouldReplace { keys, revision: at, backup_keys: whole.header.keys });
+            }
+            writeln!(
+                terminal.stderr,
+                "the {keys} keys that the cluster holds at revision {at} will be replaced by {}",
+                whole.describe()
+            )?;
+        }
         Err(error) => return Err(error.into()),
-    };
-    let number = |name| refusal.number(name).unwrap_or_default();
-    let (keys, at) = (number("keys"), number("revision"));
-    if !replace {
-        return Err(CliError::WouldReplace { keys, revision: at, backup_keys: whole.header.keys });
     }
-    let sentence = format!(
-        "the {keys} keys that the cluster holds at revision {at} will be replaced by {}",
-        whole.describe()
-    );
-    writeln!(terminal.stderr, "{sentence}")?;
+    // Another one: a begin that comes again changes nothing.
+    let id = RestoreId::random();
     client.restore_step(&RestoreStep::Begin { id, revision, replace }).await?;
-    Ok(())
+    Ok(id)
 }
 
 /// Sends all chunks.

@@ -2,8 +2,8 @@
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::body::Bytes;
@@ -236,6 +236,59 @@ async fn errors_are_json_where_json_was_asked_for() {
     let run = run_on(|_, _| refused(413, "too_many_ops"), &["--json", "put", "a", "1"], b"").await;
     let printed: Json = serde_json::from_str(&run.stderr).unwrap();
     assert_eq!(printed["error"]["code"], json!("too_many_ops"));
+}
+
+#[tokio::test]
+async fn cluster_is_made_of_one_node_that_was_named() {
+    let answer = |_: &str, _: &Json| (200, cluster(&["leader"], "serving"));
+    assert_eq!(run_on(answer, &["init"], b"").await.exit, Exit::Done);
+    let late = |_: &str, _: &Json| (200, cluster(&["leader"], "no_leader"));
+    assert_eq!(run_on(late, &["init"], b"").await.exit, Exit::Unavailable);
+    let run = run_at("127.0.0.1:1,127.0.0.1:2", &["init"], b"").await;
+    assert_eq!(run.exit, Exit::Usage);
+    assert!(run.stderr.contains("would make a second cluster"), "{}", run.stderr);
+}
+
+#[tokio::test]
+async fn restore_that_may_replace_keys_may_do_so_also_where_they_came_since() {
+    let steps = Arc::new(Mutex::new(Vec::new()));
+    let sent = steps.clone();
+    let answer = move |path: &str, body: &Json| {
+        assert_eq!(path, "/restore");
+        sent.lock().unwrap().push(body.clone());
+        match body.get("commit") {
+            Some(_) => refused(400, "bad_restore"),
+            None => (200, json!({"revision": 7, "succeeded": true, "results": [], "replayed": false})),
+        }
+    };
+    let backup = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/backup_file/seed-some");
+    let run = run_on(answer, &["restore", backup, "--replace"], b"").await;
+    assert_eq!(run.exit, Exit::Refused, "{}", run.stderr);
+    let steps = steps.lock().unwrap();
+    let [probe, begin, chunk, commit, abort] = &steps[..] else { panic!("{steps:?}") };
+    assert_eq!((&probe["begin"]["replace"], &begin["begin"]["replace"]), (&json!(false), &json!(true)));
+    let id = &begin["begin"]["id"];
+    assert_ne!(*id, probe["begin"]["id"], "the same one would be taken for the first, come again");
+    for (step, name) in [(chunk, "chunk"), (commit, "commit"), (abort, "abort")] {
+        assert_eq!(step[name]["id"], *id, "{step}");
+    }
+}
+
+#[test]
+fn words_on_the_command_line_are_taken_or_refused() {
+    let parse = |words: &[&str]| Cli::try_parse_from([&["aspen"], words].concat());
+    for taken in [&["bench", "--warmup", "0"][..], &["backup", "--check", "./-"], &["restore", "monday"]] {
+        assert!(parse(taken).is_ok(), "{taken:?}");
+    }
+    for refused in [
+        &["bench", "--duration", "0"][..],
+        &["bench", "--warmup", "-1"],
+        &["backup", "--check", "-"],
+        &["backup", "-"],
+        &["restore", "-"],
+    ] {
+        assert!(parse(refused).is_err(), "{refused:?}");
+    }
 }
 
 #[tokio::test]

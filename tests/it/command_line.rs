@@ -116,7 +116,8 @@ fn transactions_and_compactions_say_what_they_did() {
     assert!(!again.status.success(), "{again:?}");
     assert_parts(&String::from_utf8_lossy(&again.stdout), &["a comparison failed", "1. found 1", "b  3"]);
 
-    assert_eq!(says(&node, &["compact", "3"]), "revision 3 is now the oldest that can be read");
+    assert_eq!(says(&node, &["compact", "3"]), "history before revision 3 is forgotten");
+    assert_eq!(says(&node, &["compact", "2"]), "history before revision 2 is forgotten", "so it was before");
     assert_eq!(json(&node, &["compact", "3"])["succeeded"], true);
     let gone = aspen(&node, &["get", "a", "--rev", "1"]);
     assert_eq!(gone.status.code(), Some(REFUSED), "{gone:?}");
