@@ -25,6 +25,7 @@ pub(crate) mod fuzzing;
 mod guard;
 mod health;
 mod kv;
+mod named;
 mod nodes;
 mod peers;
 mod request_id;

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 
 use super::Shared;
 use super::body::JsonBody;
 use super::error::ApiError;
+use super::named::Named;
 use crate::kv::json::{
     AddLearnerForm, ChangeMembershipForm, LeaderForm, NewTicket, NewTicketForm, ReplaceMemberForm,
     RevokedForm, TicketsForm, TransferLeaderForm,
@@ -54,7 +55,7 @@ pub(super) async fn tickets(State(shared): State<Arc<Shared>>) -> Result<Json<Ti
 /// Has a ticket taken no more.
 pub(super) async fn revoke_ticket(
     State(shared): State<Arc<Shared>>,
-    Path(id): Path<String>,
+    Named(id): Named,
 ) -> Result<Json<RevokedForm>, ApiError> {
     let revoked: TicketId = id.parse()?;
     shared.api.cluster.revoke_ticket(revoked).await?;

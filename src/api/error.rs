@@ -27,6 +27,8 @@ pub(super) enum ApiError {
     BadNodeId(#[from] ParseNodeIdError),
     #[error(transparent)]
     BadTicketId(#[from] ParseTicketIdError),
+    #[error("the path {path} is not understood: {reason}")]
+    BadPath { path: String, reason: String },
     #[error("the change names neither voters nor members to remove")]
     NoChange,
     #[error("{name} is {given}, and must be from 1 to {max}")]
@@ -71,6 +73,7 @@ impl ApiError {
             | Self::OutOfBounds { .. }
             | Self::BadNodeId(_)
             | Self::BadTicketId(_)
+            | Self::BadPath { .. }
             | Self::BadJson(_)
             | Self::BrokenBody { .. } => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -93,6 +96,7 @@ impl ApiError {
             Self::Agent(error) => (error.code(), error.action()),
             Self::BadNodeId(_) => ("bad_request", "name a member by its id; GET /cluster lists them"),
             Self::BadTicketId(_) => ("bad_request", "name a ticket by its id; GET /tickets lists them"),
+            Self::BadPath { .. } => ("bad_request", "write its names as UTF-8, percent-encoded"),
             Self::BadJson(_) => ("bad_json", "correct the body; docs/http-api.md shows its form"),
             Self::NoChange => ("bad_request", "send \"voters\", or \"remove\", or both"),
             Self::OutOfBounds { .. } => ("bad_request", "send a number within the bounds"),

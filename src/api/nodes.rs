@@ -3,25 +3,23 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde_json::Value;
 
 use super::Shared;
 use super::body::JsonBody;
 use super::error::ApiError;
+use super::named::Named;
 use crate::kv::json::{LogFilterForm, TransferLeaderForm};
 use crate::kv::types::{
     AgentError, AgentReply, AgentRequest, Election, FilesCompacted, LogFilterSet, NodeId, NodeReport,
     SnapshotMade,
 };
 
-/// A node that was named in a path.
-type Named = Path<String>;
-
 /// How a node is.
 pub(super) async fn report(
     State(shared): State<Arc<Shared>>,
-    Path(id): Named,
+    Named(id): Named,
 ) -> Result<Json<NodeReport>, ApiError> {
     let take = |reply| if let AgentReply::Report(report) = reply { Ok(*report) } else { Err(reply) };
     ask(&shared, &id, AgentRequest::Report, take).await
@@ -30,7 +28,7 @@ pub(super) async fn report(
 /// Makes a snapshot. The body, if any, is not looked at; so for the next two.
 pub(super) async fn snapshot(
     State(shared): State<Arc<Shared>>,
-    Path(id): Named,
+    Named(id): Named,
 ) -> Result<Json<SnapshotMade>, ApiError> {
     let take = |reply| if let AgentReply::Snapshot(made) = reply { Ok(made) } else { Err(reply) };
     ask(&shared, &id, AgentRequest::Snapshot, take).await
@@ -39,7 +37,7 @@ pub(super) async fn snapshot(
 /// Copies the state into a smaller file.
 pub(super) async fn compact_files(
     State(shared): State<Arc<Shared>>,
-    Path(id): Named,
+    Named(id): Named,
 ) -> Result<Json<FilesCompacted>, ApiError> {
     let take = |reply| if let AgentReply::CompactFiles(done) = reply { Ok(done) } else { Err(reply) };
     ask(&shared, &id, AgentRequest::CompactFiles, take).await
@@ -48,7 +46,7 @@ pub(super) async fn compact_files(
 /// Has a node stand for election.
 pub(super) async fn elect(
     State(shared): State<Arc<Shared>>,
-    Path(id): Named,
+    Named(id): Named,
 ) -> Result<Json<Election>, ApiError> {
     let take = |reply| if let AgentReply::Elect(election) = reply { Ok(election) } else { Err(reply) };
     ask(&shared, &id, AgentRequest::Elect, take).await
@@ -57,7 +55,7 @@ pub(super) async fn elect(
 /// Has a node hand the leadership over.
 pub(super) async fn transfer_leader(
     State(shared): State<Arc<Shared>>,
-    Path(id): Named,
+    Named(id): Named,
     body: JsonBody<TransferLeaderForm>,
 ) -> Result<Json<Election>, ApiError> {
     let take = |reply| if let AgentReply::TransferLeader(moved) = reply { Ok(moved) } else { Err(reply) };
@@ -67,7 +65,7 @@ pub(super) async fn transfer_leader(
 /// Has a node log by another filter.
 pub(super) async fn set_log_filter(
     State(shared): State<Arc<Shared>>,
-    Path(id): Named,
+    Named(id): Named,
     body: JsonBody<LogFilterForm>,
 ) -> Result<Json<LogFilterSet>, ApiError> {
     let take = |reply| if let AgentReply::SetLogFilter(set) = reply { Ok(set) } else { Err(reply) };
@@ -77,7 +75,7 @@ pub(super) async fn set_log_filter(
 /// All that somebody needs who is to find out what is wrong.
 pub(super) async fn support_bundle(
     State(shared): State<Arc<Shared>>,
-    Path(id): Named,
+    Named(id): Named,
 ) -> Result<Json<Value>, ApiError> {
     let take = |reply| if let AgentReply::SupportBundle(bundle) = reply { Ok(bundle) } else { Err(reply) };
     ask(&shared, &id, AgentRequest::SupportBundle, take).await

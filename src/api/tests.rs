@@ -393,7 +393,11 @@ async fn nodes_are_asked_through_their_agents_or_the_reason_is_told() {
     let elect = Request::post("/nodes/2/elect").body(Body::empty()).unwrap();
     assert_eq!(refusal(&router, elect).await, (502, "node_version".to_owned()));
     assert_eq!(refusal(&router, get("/nodes/3")).await, (404, "unknown_node".to_owned()));
-    assert_eq!(refusal(&router, get("/nodes/second")).await, (400, "bad_request".to_owned()));
+    for no_id in ["/nodes/second", "/nodes/%FF", "/nodes/%C3%A9"] {
+        assert_eq!(refusal(&router, get(no_id)).await, (400, "bad_request".to_owned()), "{no_id}");
+    }
+    let no_ticket = Request::delete("/tickets/%FF").body(Body::empty()).unwrap();
+    assert_eq!(refusal(&router, no_ticket).await, (400, "bad_request".to_owned()));
     let misspelt = post("/nodes/2/log-filter", r#"{"fliter":"info"}"#);
     assert_eq!(refusal(&router, misspelt).await, (400, "bad_json".to_owned()));
     let (_, body) = answer(&router, get("/cluster")).await;

@@ -7,8 +7,8 @@ use std::time::UNIX_EPOCH;
 use crate::cluster::agent::{Host, HostTraces, RecentProblem};
 use crate::config::Loaded;
 use crate::metrics::Metrics;
-use crate::telemetry::LogControl;
 use crate::telemetry::recent::Problem;
+use crate::telemetry::{LogControl, TelemetryError};
 use crate::transport::Transport;
 
 /// Files that a support bundle lists. A data directory has some ten.
@@ -30,7 +30,12 @@ impl Host for ProcessHost {
     }
 
     fn set_log_filter(&self, filter: Option<&str>) -> Result<(String, String), String> {
-        let (filter, before) = self.logs.set_filter(filter).map_err(|error| error.to_string())?;
+        let reason = |error| match error {
+            // Who asked names the filter.
+            TelemetryError::Filter { source, .. } => source.to_string(),
+            error => error.to_string(),
+        };
+        let (filter, before) = self.logs.set_filter(filter).map_err(reason)?;
         tracing::info!("the log filter is '{filter}' now, and was '{before}'");
         Ok((filter, before))
     }
