@@ -330,7 +330,9 @@ impl Client {
 /// What a refusal says about the request's fate.
 fn judge(error: KvError) -> Attempt<ClientReply> {
     match error.code() {
-        "not_leader" | "no_quorum" | "not_initialized" | "recovering" | "overloaded" | "removed" => Attempt::Again,
+        "not_leader" | "no_quorum" | "not_initialized" | "recovering" | "overloaded" | "removed" => {
+            Attempt::Again
+        }
         "outcome_unknown" | "stopping" | "storage" => Attempt::Unsure,
         "sequence_too_old" => Attempt::Answered(ClientReply::Written(Err(error))),
         _ => Attempt::Final,
