@@ -32,12 +32,14 @@ pub(super) async fn send(
 ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
     let stall = transport.0.timeouts.stall;
     let transfer = async {
+        let connection =
+            transport.connection(target, Lane::Snapshot).await.map_err(|error| error.to_string())?;
+        // Not before there is a way: for a node that is away it would be read in vain, again and again, and
+        // could rot while that is waited for.
         if let Some(reader) = transport.reader() {
             let checked = reader.check_snapshot(&snapshot).await;
             checked.map_err(|damage| format!("it is not fit to be sent: {damage}"))?;
         }
-        let connection =
-            transport.connection(target, Lane::Snapshot).await.map_err(|error| error.to_string())?;
         let remote = irpc_iroh::IrohRemoteConnection::new(connection.clone());
         let client = irpc::Client::<SnapshotRpcProtocol>::boxed(remote);
         let header = InstallSnapshot { vote, meta: snapshot.meta, len: snapshot.snapshot.len() };

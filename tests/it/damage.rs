@@ -155,6 +155,13 @@ async fn a_snapshot_damaged_at_the_leader_is_made_anew_before_it_is_sent() {
         assert!(number < 1_000, "nothing is purged");
     }
     cluster.nodes[leader].put("last", "key");
+    // No other snapshot takes the place of the damaged one, and none that was taken up before is sent.
+    crate::support::eventually("the newest snapshot is made", async || {
+        let status = cluster.nodes[leader].status().await;
+        status.snapshot_index.is_some_and(|snapshot| status.last_log_index < Some(snapshot + 20))
+    })
+    .await;
+    let failures = |node: &Node| node.log().matches("sending a snapshot to node").count();
 
     let snapshots = fs::read_dir(cluster.nodes[leader].dir.join("snapshots")).unwrap();
     for file in snapshots.map(|file| file.unwrap().path()) {
@@ -164,6 +171,10 @@ async fn a_snapshot_damaged_at_the_leader_is_made_anew_before_it_is_sent() {
         open.read_exact_at(&mut byte, at).unwrap();
         open.write_all_at(&[byte[0] ^ 4], at).unwrap();
     }
+    let before = failures(&cluster.nodes[leader]);
+    crate::support::wait_until("another attempt to send it begins", || {
+        failures(&cluster.nodes[leader]) > before
+    });
     cluster.nodes[away].start();
     crate::support::wait_until("the node has caught up", || {
         let read = serde_json::json!({"get": {"key": "last"}, "consistency": "stale"});
