@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What strangers cost a cluster: three nodes on loopback under load, in turn left alone and called by
-# strangers at a steady rate. It prints throughput, latency and the nodes' processor time of each round, and
-# the ratios of their medians.
+# strangers at a steady rate. It prints throughput, latency and the nodes' processor time of each run, and the
+# median of the ratios of runs that stood side by side: the machine's own speed drifts from minute to minute.
 #
 #   scripts/strangers.sh [--rounds N] [--rate CONNECTIONS_A_SECOND] [--seconds N]
 #
@@ -10,7 +10,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-rounds=5 rate=200 seconds=10
+rounds=9 rate=200 seconds=5
 while [ $# -gt 0 ]; do
   case $1 in
     --rounds) rounds=$2; shift 2 ;;
@@ -72,21 +72,26 @@ load() {
     tee -a "$work/rounds"
 }
 
-printf 'round\tops/s\tp50 ms\tp99 ms\tµs/op\terrors\n'
-for _ in $(seq "$rounds"); do
-  load alone
-  chrt --idle 0 "$bin/examples/strangers" "$(cat "$work/n$leader/endpoint")" "$rate" $((seconds + 4)) >>"$work/strangers" &
-  calling=$!
+# call: a run with strangers. They come before the load begins, and end after it.
+call() {
+  chrt --idle 0 "$bin/examples/strangers" "$(cat "$work/n$leader/endpoint")" "$rate" $((seconds + 4)) >"$work/strangers" &
+  local calling=$!
   until grep -q ready "$work/strangers" 2>/dev/null; do sleep 0.1; done
   load strangers
   wait "$calling"
   tail -n 1 "$work/strangers"
-  : >"$work/strangers"
+}
+
+printf 'run\tops/s\tp50 ms\tp99 ms\tµs/op\terrors\n'
+for round in $(seq "$rounds"); do
+  if [ $((round % 2)) = 1 ]; then load alone; call; else call; load alone; fi
 done
 
-median() { awk -F'\t' -v name="$1" -v column="$2" '$1 == name { print $column }' "$work/rounds" | sort -g | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
-for column in "2 throughput" "3 p50" "4 p99" "5 processor-time-an-operation"; do
-  # shellcheck disable=SC2086  # Each figure is a word of its own.
-  set -- $column
-  echo "$2, with strangers to without: $(awk -v a="$(median strangers "$1")" -v b="$(median alone "$1")" 'BEGIN { printf "%.3f", a / b }')"
+# ratio COLUMN: with strangers to without, the median of the pairs.
+ratio() {
+  awk -F'\t' -v column="$1" '{ value[$1] = $column } NR % 2 == 0 { print value["strangers"] / value["alone"] }' "$work/rounds" |
+    sort -g | awk '{ v[NR] = $1 } END { printf "%.3f (%.3f to %.3f)", v[int((NR + 1) / 2)], v[1], v[NR] }'
+}
+for column in "2 throughput" "3 p50" "4 p99" "5 processor time an operation"; do
+  echo "${column#* }, with strangers to without: $(ratio "${column%% *}")"
 done
