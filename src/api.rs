@@ -27,6 +27,7 @@ mod health;
 mod kv;
 mod named;
 mod nodes;
+mod own_cluster;
 mod peers;
 mod request_id;
 mod server;
@@ -42,6 +43,7 @@ use axum::routing::{delete, get, post};
 use tokio::sync::Semaphore;
 
 use figures::RequestFigures;
+use own_cluster::OwnCluster;
 pub use peers::{PeerError, PeerExchange};
 pub use server::serve;
 
@@ -96,6 +98,7 @@ struct Shared {
     requests: Semaphore,
     bodies: Arc<Semaphore>,
     figures: RequestFigures,
+    own_cluster: OwnCluster,
 }
 
 /// The routes of the API, with everything around them.
@@ -111,6 +114,7 @@ fn router_within(state: ApiState, bounds: Bounds) -> Router {
         requests: Semaphore::new(bounds.requests_max_count),
         bodies: Arc::new(Semaphore::new(bounds.bodies_max_bytes)),
         figures: RequestFigures::default(),
+        own_cluster: OwnCluster::default(),
     });
     let probes = Router::new()
         .route("/health", get(health::health))

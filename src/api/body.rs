@@ -40,10 +40,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<Shared>> for JsonBody<T> {
         let bytes_max = limits::HTTP_BODY_MAX_BYTES;
         let bytes = announced.map_or(bytes_max, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
         if bytes > bytes_max {
-            // A client that waits for a go-ahead has sent nothing yet, and needs none.
-            if !head.headers.contains_key(header::EXPECT) {
-                drain(body).await;
-            }
+            take_refused(Request::from_parts(head, body)).await;
             return Err(ApiError::body_too_large());
         }
         let permits = u32::try_from(bytes).expect("a body's bound fits 32 bits");
@@ -82,6 +79,14 @@ async fn read(mut body: Body, bytes_max: usize) -> Result<Bytes, ApiError> {
         taken.extend_from_slice(&data);
     }
     Ok(taken.freeze())
+}
+
+/// Takes the body of a refused request in, that its sender sees the refusal.
+pub(super) async fn take_refused(request: Request) {
+    // A client that waits for a go-ahead has sent nothing yet, and needs none.
+    if !request.headers().contains_key(header::EXPECT) {
+        drain(request.into_body()).await;
+    }
 }
 
 /// Takes the rest of a refused body in, within a bound: a connection that is closed with unread bytes

@@ -6,8 +6,8 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value};
 
 use super::PeerError;
-use crate::kv::json::{ErrorBody, ErrorForm, FormError};
-use crate::kv::types::{AgentError, ClusterError, KvError, ParseNodeIdError, ParseTicketIdError};
+use crate::kv::json::{ErrorBody, ErrorForm, FormError, OTHER_CLUSTER, OTHER_CLUSTER_ACTION};
+use crate::kv::types::{AgentError, ClusterError, ClusterId, KvError, ParseNodeIdError, ParseTicketIdError};
 use crate::limits;
 
 /// Why a request failed.
@@ -47,6 +47,10 @@ pub(super) enum ApiError {
     WrongMethod { path: String, method: Method },
     #[error("{problem}")]
     Unauthorized { problem: &'static str },
+    #[error("the header 'aspen-cluster-id' is '{given}', which is no cluster id")]
+    BadClusterId { given: String },
+    #[error("this node belongs to cluster {own}, and the request is meant for cluster {asked}")]
+    OtherCluster { own: ClusterId, asked: ClusterId },
     #[error("{problem}, and this node, which asks for no token, answers no pages of browsers")]
     FromPage { problem: &'static str },
     #[error("the node holds {max_bytes} bytes of request bodies, the most it takes")]
@@ -74,6 +78,7 @@ impl ApiError {
             | Self::BadNodeId(_)
             | Self::BadTicketId(_)
             | Self::BadPath { .. }
+            | Self::BadClusterId { .. }
             | Self::BadJson(_)
             | Self::BrokenBody { .. } => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -81,6 +86,7 @@ impl ApiError {
             Self::UnknownPath { .. } => StatusCode::NOT_FOUND,
             Self::WrongMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
+            Self::OtherCluster { .. } => StatusCode::MISDIRECTED_REQUEST,
             Self::FromPage { .. } => StatusCode::FORBIDDEN,
             Self::BodiesFull { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
@@ -110,6 +116,10 @@ impl ApiError {
             Self::Unauthorized { .. } => {
                 ("unauthorized", "send the header 'authorization: Bearer TOKEN' with the node's token")
             }
+            Self::BadClusterId { .. } => {
+                ("bad_request", "send the id that GET /cluster shows, or leave the header out")
+            }
+            Self::OtherCluster { .. } => (OTHER_CLUSTER, OTHER_CLUSTER_ACTION),
             Self::FromPage { .. } => (
                 "not_from_pages",
                 "name the node by its IP address or as localhost, or give it an http_token_file",
@@ -132,6 +142,9 @@ impl ApiError {
             }
             Self::BodyTooLarge { max_bytes } | Self::BodiesFull { max_bytes } => {
                 vec![("max_bytes", (*max_bytes).into())]
+            }
+            Self::OtherCluster { own, asked } => {
+                vec![("own", own.to_string().into()), ("asked", asked.to_string().into())]
             }
             Self::Timeout { waited_ms } => vec![("waited_ms", (*waited_ms).into())],
             Self::Agent(error) => agent_details(error),

@@ -206,6 +206,10 @@ impl ClusterController for FakeCluster {
     fn status(&self) -> ClusterStatus {
         self.0.clone()
     }
+
+    fn cluster_id(&self) -> Option<ClusterId> {
+        self.0.cluster_id
+    }
 }
 
 /// The one that is outstanding.

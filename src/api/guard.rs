@@ -17,6 +17,7 @@ use tokio::sync::SemaphorePermit;
 use super::Shared;
 use super::error::{ApiError, OwnFault};
 use super::request_id::{self, RequestId};
+use super::{body, own_cluster};
 use crate::kv::types::KvError;
 
 /// Paths that answer without a token: a probe says only that the node lives, or that it serves.
@@ -32,8 +33,10 @@ pub(super) async fn enter(State(shared): State<Arc<Shared>>, request: Request, n
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map(MatchedPath::as_str);
     let sent_id = RequestId::sent(request.headers());
-    let answered = answer(&shared, route, request, next).await;
-    let mut response = answered.unwrap_or_else(ApiError::into_response);
+    let mut response = match authorize(&shared, &request) {
+        Ok(()) => answer_of_cluster(&shared, route, request, next).await,
+        Err(refused) => refused.into_response(),
+    };
     let (status, elapsed) = (response.status().as_u16(), start.elapsed());
     // Only what somebody will look for is given a name.
     let is_error = status >= StatusCode::BAD_REQUEST.as_u16();
@@ -60,23 +63,48 @@ pub(super) async fn enter(State(shared): State<Arc<Shared>>, request: Request, n
     response
 }
 
+/// The answer to a request that may be answered, with the cluster that it is of. Probes tell strangers nothing.
+async fn answer_of_cluster(shared: &Shared, route: Option<&str>, request: Request, next: Next) -> Response {
+    let answered = answer(shared, route, request, next).await;
+    let mut response = answered.unwrap_or_else(ApiError::into_response);
+    // Asked for now: the request may have come before this node belonged to a cluster.
+    if !is_open(route)
+        && let Some(cluster_id) = shared.own_cluster.header(&*shared.api.cluster) {
+        response.headers_mut().insert(own_cluster::HEADER, cluster_id);
+    }
+    response
+}
+
 async fn answer(
     shared: &Shared,
     route: Option<&str>,
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    authorize(shared, &request)?;
     let is_counted = route.is_some_and(|route| !UNCOUNTED_PATHS.contains(&route));
     let _permit = is_counted.then(|| let_in(shared)).transpose()?;
     // A request that takes too long, its body's arrival included, ends.
     let bound = shared.bounds.request_timeout;
-    let run = AssertUnwindSafe(next.run(request)).catch_unwind();
+    let run = async {
+        let meant = shared.own_cluster.check(&*shared.api.cluster, request.headers());
+        match meant {
+            Err(refused) if !is_open(route) => {
+                body::take_refused(request).await;
+                refused.into_response()
+            }
+            _ => next.run(request).await,
+        }
+    };
+    let run = AssertUnwindSafe(run).catch_unwind();
     match tokio::time::timeout(bound, run).await {
         Ok(Ok(response)) => Ok(response),
         Ok(Err(panic)) => Err(panicked(&*panic)),
         Err(_) => Err(ApiError::Timeout { waited_ms: u64::try_from(bound.as_millis()).unwrap_or(u64::MAX) }),
     }
+}
+
+fn is_open(route: Option<&str>) -> bool {
+    route.is_some_and(|route| OPEN_PATHS.contains(&route))
 }
 
 /// Asks for the token, if there is one.

@@ -1,5 +1,6 @@
 //! The router over fakes: every way that a request can fail, and the bounds.
 
+mod clusters;
 mod wire;
 
 use axum::Router;
@@ -12,7 +13,7 @@ use tower::ServiceExt;
 use super::fakes::{FakeAgents, FakeCluster, FakePeers, FakeStore, any_kv, status};
 use super::*;
 use crate::kv::types::{
-    AgentError, AgentReply, KvError, LeaderHint, NodeId, NodeState, RestoreId, RestoreStep, Revision,
+    AgentError, AgentReply, ClusterStatus, KvError, LeaderHint, NodeId, NodeState, RestoreId, RestoreStep, Revision,
     SnapshotMade, WriteOp, WriteReply,
 };
 

@@ -18,7 +18,7 @@ use super::unsupported;
 use super::view::View;
 use crate::kv::interface::ClusterController;
 use crate::kv::types::{
-    ClusterError, ClusterStatus, KvError, MembershipChange, MembershipChanged, NodeId, NodeState,
+    ClusterError, ClusterId, ClusterStatus, KvError, MembershipChange, MembershipChanged, NodeId, NodeState,
     OutstandingTicket, Peer, Revision, Role, SecretHash, TicketId,
 };
 use crate::limits;
@@ -350,6 +350,11 @@ impl ClusterController for HiqliteCluster {
             status.members = view.members();
         }
         status
+    }
+
+    /// Hiqlite gives its clusters none.
+    fn cluster_id(&self) -> Option<ClusterId> {
+        None
     }
 }
 

@@ -4,9 +4,9 @@ use async_trait::async_trait;
 
 use super::backup::BackupStream;
 use super::types::{
-    AgentError, AgentReply, AgentRequest, BackupOrigin, ClusterError, ClusterStatus, Command, KvError,
-    MembershipChange, MembershipChanged, NodeId, NodeView, OutstandingTicket, Peer, ReadReply, ReadRequest,
-    SecretHash, TicketId, WriteReply,
+    AgentError, AgentReply, AgentRequest, BackupOrigin, ClusterError, ClusterId, ClusterStatus, Command,
+    KvError, MembershipChange, MembershipChanged, NodeId, NodeView, OutstandingTicket, Peer, ReadReply,
+    ReadRequest, SecretHash, TicketId, WriteReply,
 };
 
 /// Forms the cluster and changes who belongs to it. Every call ends within
@@ -41,6 +41,10 @@ pub trait ClusterController: Send + Sync + 'static {
 
     /// The cluster as this node sees it, at once and without asking others.
     fn status(&self) -> ClusterStatus;
+
+    /// The cluster that this node belongs to, once it does, on a backend that gives clusters an id. As long as
+    /// the process lives it is never another one.
+    fn cluster_id(&self) -> Option<ClusterId>;
 }
 
 /// Single nodes, from any of them, through an agent on each. Agents have no part in reads and writes.

@@ -21,9 +21,9 @@ use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 
 pub use cluster::{
-    AddLearnerForm, AddPeersForm, ChangeMembershipForm, Connection, HealthForm, KnownPeer, LeaderForm,
-    LogFilterForm, NewTicket, NewTicketForm, PeersForm, ReplaceMemberForm, RevokedForm, TicketsForm,
-    TransferLeaderForm,
+    AddLearnerForm, AddPeersForm, CLUSTER_ID_HEADER, ChangeMembershipForm, Connection, HealthForm, KnownPeer,
+    LeaderForm, LogFilterForm, NewTicket, NewTicketForm, OTHER_CLUSTER, OTHER_CLUSTER_ACTION, PeersForm,
+    ReplaceMemberForm, RevokedForm, TicketsForm, TransferLeaderForm,
 };
 pub use error::{ErrorBody, ErrorForm};
 pub use read::{GetForm, KeyValueForm, RangeForm, ReadForm, ReadReplyForm};

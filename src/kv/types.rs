@@ -33,7 +33,9 @@ pub use member::{
     Admitted, JoinCall, JoinRefusal, Joiner, MemberOp, MemberOpResult, OutstandingTicket, ParseTicketIdError,
     SecretHash, TicketId,
 };
-pub use node::{ClusterId, NodeId, NodeInfo, ParseNodeIdError, ParsePublicKeyError, PublicKey};
+pub use node::{
+    ClusterId, NodeId, NodeInfo, ParseClusterIdError, ParseNodeIdError, ParsePublicKeyError, PublicKey,
+};
 pub use read::{Consistency, KeyRange, RangeReply, ReadReply, ReadRequest, Staleness};
 pub(crate) use restore::ensure_reached;
 pub use restore::{BackupOrigin, BackupTotals, RestoreId, RestoreStep};

@@ -91,3 +91,18 @@ async fn stopping_waits_for_requests_in_work_but_not_for_ever() {
     assert_eq!(request.await.unwrap(), "", "the request was cut");
     drop(idle);
 }
+
+#[tokio::test]
+async fn refusal_for_the_wrong_cluster_arrives_although_the_body_was_still_being_sent() {
+    let (address, shutdown, served) = start(FakeStore::default()).await;
+    let body = vec![b' '; limits::HTTP_BODY_MAX_BYTES];
+    let head = format!(
+        "POST /write HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\naspen-cluster-id: {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        crate::kv::types::ClusterId::random(),
+        body.len()
+    );
+    let answer = exchange(address, &[head.as_bytes(), &body].concat()).await;
+    assert!(answer.starts_with("HTTP/1.1 421") && answer.contains("other_cluster"), "{answer}");
+    shutdown.cancel();
+    served.await.unwrap();
+}

@@ -12,6 +12,15 @@ use crate::kv::types::{
 };
 use crate::limits;
 
+/// The header that says in a request which cluster it is meant for, and in an answer which one it is of.
+pub const CLUSTER_ID_HEADER: &str = "aspen-cluster-id";
+
+/// The code of an answer to a request that was meant for another cluster.
+pub const OTHER_CLUSTER: &str = "other_cluster";
+
+/// What to do about it.
+pub const OTHER_CLUSTER_ACTION: &str = "name the nodes of the cluster that is meant: one that lost its data directory may have founded a new and empty cluster at its old address. If this cluster is meant, as after `aspen-node recover`, ask for its id, or start the client again";
+
 /// `GET /health`: whether this node serves, and the cluster as it sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HealthForm {

@@ -219,4 +219,8 @@ impl ClusterController for RaftCluster {
     fn status(&self) -> ClusterStatus {
         super::status::status(&self.service, &self.metadata, self.founding.as_ref())
     }
+
+    fn cluster_id(&self) -> Option<ClusterId> {
+        self.metadata.cluster_id()
+    }
 }

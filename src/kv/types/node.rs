@@ -127,3 +127,16 @@ impl fmt::Display for ClusterId {
         self.0.fmt(f)
     }
 }
+
+/// A string that is no cluster id.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no cluster id, which is like 7ab6271e-ca92-46c2-865a-39464a5ce2dd")]
+pub struct ParseClusterIdError(String);
+
+impl FromStr for ClusterId {
+    type Err = ParseClusterIdError;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        s.parse().map(Self).map_err(|_| ParseClusterIdError(s.to_owned()))
+    }
+}
