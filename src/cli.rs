@@ -46,6 +46,9 @@ pub async fn run(cli: Cli, mut terminal: Terminal<'_>) -> Exit {
 
 fn connect(cli: &Cli) -> Result<KvClient, CliError> {
     let mut builder = KvClient::builder().addresses(cli.addresses());
+    if let Some(cluster_id) = cli.cluster_id {
+        builder = builder.cluster_id(cluster_id);
+    }
     if let Some(path) = &cli.token_file {
         builder = builder.token(HttpToken::read(path)?);
     }
@@ -69,6 +72,7 @@ async fn dispatch(cli: Cli, client: &KvClient, terminal: &mut Terminal<'_>) -> R
         Command::Member(command) => cluster::member(client, terminal, json, command).await,
         Command::Node(command) => nodes::node(client, terminal, json, command).await,
         Command::Init => match addresses.len() {
+            _ if cli.cluster_id.is_some() => Err(CliError::NewIdToInit),
             1 => cluster::init(client, terminal, json).await,
             count => Err(CliError::OneToInit { count }),
         },
@@ -78,7 +82,7 @@ async fn dispatch(cli: Cli, client: &KvClient, terminal: &mut Terminal<'_>) -> R
         Command::Restore(args) => restore::run(client, terminal, json, args).await,
         Command::Bench(args) => {
             let token = cli.token_file.as_deref().map(HttpToken::read).transpose()?;
-            let nodes = HttpNodes { addresses, token };
+            let nodes = HttpNodes { addresses, token, cluster_id: cli.cluster_id };
             if args.iroh.is_empty() {
                 return bench::over_http(nodes, terminal, json, args).await;
             }

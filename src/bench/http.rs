@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::{Method, Request, header};
+use hyper::header::{self, HeaderValue};
+use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::net::TcpStream;
@@ -14,7 +15,9 @@ use tokio::sync::Mutex;
 use super::plan::{Kind, Operation, RANGE_KEYS};
 use super::{OperationError, Session, Target};
 use crate::kv::client::Address;
+use crate::kv::json::CLUSTER_ID_HEADER;
 use crate::kv::token::HttpToken;
+use crate::kv::types::ClusterId;
 
 /// Members as their HTTP API has them.
 #[derive(Clone, Debug)]
@@ -23,6 +26,8 @@ pub struct HttpNodes {
     pub addresses: Vec<Address>,
     /// What they ask for.
     pub token: Option<HttpToken>,
+    /// The cluster that they must be of.
+    pub cluster_id: Option<ClusterId>,
 }
 
 /// The members under load: the connections are dealt out to them, and the clients to the connections.
@@ -40,6 +45,7 @@ type Connection = Arc<Mutex<Option<SendRequest<Full<Bytes>>>>>;
 pub struct HttpSession {
     address: Address,
     token: Option<HttpToken>,
+    cluster_id: Option<HeaderValue>,
     connection: Connection,
 }
 
@@ -62,7 +68,9 @@ impl Target for HttpTarget {
             *sender = Some(open(&address).await?);
         }
         drop(sender);
-        Ok(HttpSession { address, token: self.nodes.token.clone(), connection })
+        let header = |id: ClusterId| HeaderValue::try_from(id.to_string());
+        let cluster_id = self.nodes.cluster_id.map(|id| header(id).expect("an id is of hex digits and dashes"));
+        Ok(HttpSession { address, token: self.nodes.token.clone(), cluster_id, connection })
     }
 }
 
@@ -92,6 +100,9 @@ impl Session for HttpSession {
             .header(header::CONTENT_TYPE, "application/json");
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, token.header());
+        }
+        if let Some(cluster_id) = &self.cluster_id {
+            request = request.header(CLUSTER_ID_HEADER, cluster_id);
         }
         let request = request.body(Full::new(body)).expect("checked parts make a request");
         let failed = |error: hyper::Error| OperationError(error.to_string());

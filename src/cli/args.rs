@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::bench::Mix;
 use crate::bench::plan::KEY_NUMBER_BYTES;
 use crate::kv::client::Address;
-use crate::kv::types::{NodeId, TicketId};
+use crate::kv::types::{ClusterId, NodeId, TicketId};
 use crate::limits;
 use crate::transport::ticket::NodeTicket;
 
@@ -22,6 +22,10 @@ pub struct Cli {
     /// Where members listen; the others are asked when one fails [default: http://127.0.0.1:4600]
     #[arg(long, global = true, env = "ASPEN_ADDR", value_name = "http://HOST:PORT", value_delimiter = ',')]
     pub addr: Vec<Address>,
+
+    /// Be served by this cluster alone, and not by one that a node founded which lost its data directory
+    #[arg(long, global = true, env = "ASPEN_CLUSTER_ID", value_name = "ID")]
+    pub cluster_id: Option<ClusterId>,
 
     /// File that holds the bearer token
     #[arg(long, global = true, env = "ASPEN_TOKEN_FILE", value_name = "FILE")]

@@ -147,6 +147,9 @@ async fn list(client: &KvClient, terminal: &mut Terminal<'_>, json: bool) -> Res
         let listed = |member: &Member| Member { role: listed_role(member.role), ..member.clone() };
         terminal.json(&status.members.iter().map(listed).collect::<Vec<_>>())?;
     } else {
+        if let Some(cluster_id) = status.cluster_id {
+            terminal.line(&format!("cluster {cluster_id}"))?;
+        }
         print_members(terminal, &status)?;
     }
     Ok(Exit::Done)

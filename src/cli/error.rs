@@ -87,6 +87,8 @@ pub(super) enum CliError {
         "init makes a cluster of one node, and {count} addresses are given: where the first did not answer, the next one would make a second cluster"
     )]
     OneToInit { count: usize },
+    #[error("init makes a cluster with an id of its own, and another one is asked for by its id: nothing was sent")]
+    NewIdToInit,
     #[error(
         "the cluster holds {keys} keys at revision {revision}, which the backup of {backup_keys} keys would replace: nothing was changed"
     )]
@@ -151,6 +153,10 @@ impl CliError {
             }
             Self::BackupUnderWay { .. } => ("busy_file", "wait until it has ended, or name another file"),
             Self::OneToInit { .. } => ("too_many_addresses", "name that one node with --addr"),
+            Self::NewIdToInit => (
+                "cluster_id_to_init",
+                "if there is to be another cluster, leave --cluster-id out, and ASPEN_CLUSTER_ID unset",
+            ),
             Self::FileExists { .. } => ("file_exists", "name another file, or replace it with --force"),
             Self::WouldReplace { .. } => {
                 ("not_empty", "back the cluster up first, then run it again with --replace")
@@ -162,7 +168,12 @@ impl CliError {
             }
             Self::Output(_) => ("bad_output", "check where the output goes to"),
         };
-        ErrorBody::new(code, self.to_string(), action)
+        let mut body = ErrorBody::new(code, self.to_string(), action);
+        if let Self::Client(ClientError::OtherCluster { asked, found, .. }) = self {
+            body.details.insert("asked".to_owned(), asked.to_string().into());
+            body.details.insert("own".to_owned(), found.to_string().into());
+        }
+        body
     }
 }
 

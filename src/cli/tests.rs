@@ -92,6 +92,25 @@ fn command_line_is_well_formed() {
 }
 
 #[tokio::test]
+async fn cluster_that_is_asked_for_by_its_id_is_the_one_that_serves() {
+    let (asked, own) = ("7ab6271e-ca92-46c2-865a-39464a5ce2dd", "00000000-0000-0000-0000-000000000001");
+    let refuse = move |_: &str, _: &Json| {
+        let message = format!("this node belongs to cluster {own}, and the request is meant for {asked}");
+        (421, json!({"error": {"code": "other_cluster", "message": message, "action": "do something"}}))
+    };
+    let run = run_on(refuse, &["--cluster-id", asked, "get", "a"], b"").await;
+    assert_eq!((run.exit, run.stdout.as_str()), (Exit::Unavailable, ""));
+    assert!(run.stderr.contains(asked) && run.stderr.contains(own), "{}", run.stderr);
+
+    let run = run_on(|_, _| panic!("nothing must be sent"), &["init", "--cluster-id", asked], b"").await;
+    assert_eq!(run.exit, Exit::Usage);
+    assert!(run.stderr.contains("an id of its own"), "{}", run.stderr);
+
+    let error = Cli::try_parse_from(["aspen", "--cluster-id", "mine", "status"]).unwrap_err().to_string();
+    assert!(error.contains("'mine' is no cluster id"), "{error}");
+}
+
+#[tokio::test]
 async fn get_prints_the_bare_value_or_ends_with_not_found() {
     let run = run_on(|_, _| found(&[kv(b"a", b"line\n\n")], false), &["get", "a"], b"").await;
     assert_eq!((run.exit, run.stdout.as_str()), (Exit::Done, "line\n\n"));

@@ -6,6 +6,10 @@
 //! it is sent; where the client cannot learn what became of a write, the error says so
 //! ([`ClientError::is_outcome_unknown`]) and never pretends that nothing happened.
 //!
+//! It is a client of one cluster for its whole life: of the one that it was given
+//! ([`KvClientBuilder::cluster_id`]), or else of that which answers first. A node of another one, as the node
+//! founds that lost its data directory, is passed over.
+//!
 //! # Tiger Style
 //! Every call ends within the client's timeout. At most [`limits::CLIENT_LANES_MAX_COUNT`] writes of
 //! one client are in work; clones share that bound, the connections and the sessions.
@@ -14,6 +18,7 @@ mod address;
 mod backup;
 mod cluster;
 mod error;
+mod held;
 mod lane;
 mod nodes;
 mod request;
@@ -35,13 +40,14 @@ pub use backup::BackupBody;
 pub use error::{BuildError, ClientError, Effect};
 
 use self::address::Targets;
+use self::held::HeldCluster;
 use self::lane::{Lane, Lanes};
 use self::request::{Call, Deadline, Http, Repeat};
 use super::json::{Encoding, ReadForm, ReadReplyForm, WriteForm, WriteReplyForm};
 use super::token::HttpToken;
 use super::types::{
-    Command, Key, KeyRange, KeyValue, OpResult, ReadReply, ReadRequest, Revision, Txn, TxnOp, Value, WriteOp,
-    WriteReply,
+    ClusterId, Command, Key, KeyRange, KeyValue, OpResult, ReadReply, ReadRequest, Revision, Txn, TxnOp,
+    Value, WriteOp, WriteReply,
 };
 use crate::limits;
 
@@ -68,6 +74,7 @@ struct Inner {
 #[derive(Clone, Debug, Default)]
 pub struct KvClientBuilder {
     addresses: Vec<Address>,
+    cluster_id: Option<ClusterId>,
     token: Option<HttpToken>,
     timeout: Option<Duration>,
 }
@@ -96,6 +103,12 @@ impl KvClientBuilder {
         self
     }
 
+    /// Is served by this cluster alone. Without it, the client holds to the one that answers first.
+    pub fn cluster_id(mut self, cluster_id: ClusterId) -> Self {
+        self.cluster_id = Some(cluster_id);
+        self
+    }
+
     /// Bears this token.
     pub fn token(mut self, token: HttpToken) -> Self {
         self.token = Some(token);
@@ -118,7 +131,7 @@ impl KvClientBuilder {
         let inner = Inner {
             timeout: timeout(limits::CLIENT_TIMEOUT_MS),
             slow_timeout: timeout(limits::CLIENT_SLOW_TIMEOUT_MS),
-            http: Http::new(targets, self.token),
+            http: Http::new(targets, self.token, HeldCluster::new(self.cluster_id)),
             lanes: Lanes::new(),
             seen: AtomicU64::new(0),
         };

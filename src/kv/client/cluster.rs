@@ -70,7 +70,13 @@ impl KvClient {
     /// # Errors
     /// See [`ClientError`].
     pub async fn init(&self) -> Result<ClusterStatus, ClientError> {
-        self.change("/init", Bytes::new()).await
+        let deadline = Deadline::after(self.inner.slow_timeout);
+        let call = Call::new(Method::POST, "/init", Bytes::new(), Repeat::Never, deadline);
+        let attempt_timeout = Duration::from_millis(limits::CLIENT_SLOW_ATTEMPT_TIMEOUT_MS);
+        // The cluster gets its id only now.
+        let of_any_cluster = true;
+        let call = Call { attempt_timeout, effect: Effect::Change, of_any_cluster, ..call };
+        self.inner.http.call(&call).await
     }
 
     /// Adds a node without a vote and waits until it has caught up.

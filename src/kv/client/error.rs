@@ -1,7 +1,8 @@
 //! What a caller of the client library gets to see when a call fails.
 
 use super::Address;
-use crate::kv::json::{ErrorBody, FormError};
+use crate::kv::json::{ErrorBody, FormError, OTHER_CLUSTER, OTHER_CLUSTER_ACTION};
+use crate::kv::types::ClusterId;
 
 /// Failures whose sentence says that the outcome is not known.
 const SAY_SO: [&str; 2] = ["outcome_unknown", "timeout"];
@@ -61,6 +62,24 @@ pub enum ClientError {
         /// What the request may have done.
         outcome_unknown: Option<Effect>,
     },
+    /// Those that answered belong to another cluster than the one that this client is of.
+    #[error(
+        "{address} belongs to cluster {found}, and this client asks for cluster {asked}{}{}",
+        and(.elsewhere.as_deref()),
+        unknown_in_either(*.outcome_unknown)
+    )]
+    OtherCluster {
+        /// The last one.
+        address: Address,
+        /// The client's cluster.
+        asked: ClusterId,
+        /// The node's.
+        found: ClusterId,
+        /// What came of an address where nothing answered.
+        elsewhere: Option<String>,
+        /// What the request may have done, there or in the client's cluster.
+        outcome_unknown: Option<Effect>,
+    },
     /// All of this client's writes in work took until time was up.
     #[error(
         "{in_work} writes of this client are in work, the most it takes, and none ended within {waited_ms} ms"
@@ -95,6 +114,7 @@ impl ClientError {
         match self {
             Self::Refused { outcome_unknown, .. }
             | Self::Unreachable { outcome_unknown, .. }
+            | Self::OtherCluster { outcome_unknown, .. }
             | Self::NotUnderstood { outcome_unknown, .. } => *outcome_unknown,
             Self::Busy { .. } | Self::BrokenOff { .. } | Self::Form(_) => None,
         }
@@ -105,6 +125,7 @@ impl ClientError {
         match self {
             Self::Refused { error, .. } => &error.code,
             Self::Unreachable { .. } => "unreachable_cluster",
+            Self::OtherCluster { .. } => OTHER_CLUSTER,
             Self::NotUnderstood { .. } => "not_understood",
             Self::Busy { .. } => "busy_client",
             Self::BrokenOff { .. } => "broken_off",
@@ -115,6 +136,9 @@ impl ClientError {
     /// What to do about it.
     pub fn action(&self) -> &str {
         match self.outcome_unknown() {
+            Some(_) if matches!(self, Self::OtherCluster { .. }) => {
+                return "see in both clusters whether it took effect, and name the nodes of one alone";
+            }
             Some(Effect::Write) => return "read the keys to see whether the write took effect",
             Some(Effect::Change) => {
                 return "see with `aspen member list`, or `aspen ticket list`, whether it took effect";
@@ -123,6 +147,7 @@ impl ClientError {
         }
         match self {
             Self::Refused { error, .. } => &error.action,
+            Self::OtherCluster { .. } => OTHER_CLUSTER_ACTION,
             Self::Unreachable { .. } => "check that the nodes run and that their addresses are right",
             Self::NotUnderstood { .. } => "check that the address is that of an Aspen node's HTTP API",
             Self::Busy { .. } => "send fewer writes at a time, or wait longer",
@@ -136,6 +161,7 @@ impl ClientError {
     pub fn is_unavailable(&self) -> bool {
         match self {
             Self::Unreachable { .. }
+            | Self::OtherCluster { .. }
             | Self::NotUnderstood { .. }
             | Self::Busy { .. }
             | Self::BrokenOff { .. } => true,
@@ -144,16 +170,33 @@ impl ClientError {
         }
     }
 
+    /// The same with what came of another address.
+    pub(super) fn beside(mut self, silence: &Option<String>) -> Self {
+        if let Self::OtherCluster { elsewhere, .. } = &mut self {
+            elsewhere.clone_from(silence);
+        }
+        self
+    }
+
     /// The same failure of a request that may have taken effect.
     pub(super) fn with_outcome(mut self, unknown: Option<Effect>) -> Self {
         match &mut self {
             Self::Refused { outcome_unknown, .. }
             | Self::Unreachable { outcome_unknown, .. }
+            | Self::OtherCluster { outcome_unknown, .. }
             | Self::NotUnderstood { outcome_unknown, .. } => *outcome_unknown = unknown,
             Self::Busy { .. } | Self::BrokenOff { .. } | Self::Form(_) => {}
         }
         self
     }
+}
+
+fn unknown_in_either(outcome_unknown: Option<Effect>) -> &'static str {
+    if outcome_unknown.is_some() { "; the request may or may not have taken effect, in either" } else { "" }
+}
+
+fn and(elsewhere: Option<&str>) -> String {
+    elsewhere.map(|elsewhere| format!("; {elsewhere}")).unwrap_or_default()
 }
 
 fn unknown(outcome_unknown: Option<Effect>) -> &'static str {

@@ -24,7 +24,8 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::time::Instant;
 
 use super::address::Targets;
-use super::verdict::{Again, Attempt, Verdict, is_lasting, judge};
+use super::held::{self, HeldCluster, Stray};
+use super::verdict::{Again, Attempt, Verdict, judge};
 use super::{Address, ClientError, Effect};
 use crate::kv::token::HttpToken;
 use crate::limits;
@@ -49,6 +50,8 @@ pub(super) struct Call {
     pub(super) repeat: Repeat,
     /// What it does, if anything.
     pub(super) effect: Effect,
+    /// Whether it is meant for a node whichever cluster that belongs to.
+    pub(super) of_any_cluster: bool,
     /// A status besides success whose body is the answer.
     pub(super) also_answer: Option<StatusCode>,
     pub(super) attempt_timeout: Duration,
@@ -66,7 +69,8 @@ impl Call {
     ) -> Self {
         let attempt_timeout = Duration::from_millis(limits::CLIENT_ATTEMPT_TIMEOUT_MS);
         let (path, effect) = (path.into(), Effect::Write);
-        Self { method, path, body, repeat, effect, also_answer: None, attempt_timeout, deadline }
+        let (of_any_cluster, also_answer) = (false, None);
+        Self { method, path, body, repeat, effect, of_any_cluster, also_answer, attempt_timeout, deadline }
     }
 }
 
@@ -100,7 +104,11 @@ struct Progress {
     was_heard: bool,
     unsure: bool,
     last_refusal: Option<ClientError>,
+    /// The same of another cluster's node, which says nothing of the own one.
+    last_stray: Option<ClientError>,
     last_reason: String,
+    /// What came of the last address where nothing answered.
+    last_silence: Option<String>,
 }
 
 impl Progress {
@@ -111,11 +119,15 @@ impl Progress {
     }
 
     /// Keeps what an attempt taught, and gives the leader that it named.
-    fn note(&mut self, again: Again) -> Option<Address> {
+    fn note(&mut self, address: &Address, again: Again) -> Option<Address> {
         self.unsure |= again.unsure;
         self.last_reason = again.reason;
         // A node's own words say more than a later silence.
-        self.last_refusal = again.error.or(self.last_refusal.take());
+        match again.error {
+            Some(error @ ClientError::OtherCluster { .. }) => self.last_stray = Some(error),
+            Some(error) => self.last_refusal = Some(error),
+            None => self.last_silence = Some(format!("{address}: {}", self.last_reason)),
+        }
         again.leader
     }
 
@@ -130,7 +142,8 @@ impl Progress {
     }
 
     fn error(&mut self, call: &Call) -> ClientError {
-        let error = self.last_refusal.take().unwrap_or_else(|| ClientError::Unreachable {
+        let told = self.last_refusal.take().or_else(|| Some(self.last_stray.take()?.beside(&self.last_silence)));
+        let error = told.unwrap_or_else(|| ClientError::Unreachable {
             tried: self.tried.clone(),
             waited_ms: call.deadline.waited_ms(),
             reason: self.last_reason.clone(),
@@ -146,10 +159,18 @@ pub(super) struct Http {
     client: legacy::Client<HttpConnector, Full<Bytes>>,
     token: Option<HttpToken>,
     targets: Targets,
+    cluster: HeldCluster,
+}
+
+/// The head of an answer.
+struct Begun {
+    response: Response<Incoming>,
+    /// Set where it is another cluster's.
+    stray: Option<Stray>,
 }
 
 impl Http {
-    pub(super) fn new(targets: Targets, token: Option<HttpToken>) -> Self {
+    pub(super) fn new(targets: Targets, token: Option<HttpToken>, cluster: HeldCluster) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(Duration::from_millis(limits::CLIENT_CONNECT_TIMEOUT_MS)));
@@ -158,7 +179,7 @@ impl Http {
             .pool_idle_timeout(Duration::from_millis(limits::CLIENT_IDLE_TIMEOUT_MS))
             .pool_max_idle_per_host(limits::CLIENT_LANES_MAX_COUNT)
             .build(connector);
-        Self { client, token, targets }
+        Self { client, token, targets, cluster }
     }
 
     /// Sends the request until it is answered, refused, or out of time.
@@ -182,25 +203,30 @@ impl Http {
         let mut progress = Progress::default();
         let mut pauses = pauses();
         loop {
+            let mut all_out = true;
             for address in self.targets.in_order() {
                 progress.saw(&address);
                 let attempt = match self.begin(call, &address).await {
-                    Ok(response) if response.status().is_success() => {
+                    Ok(Begun { response, stray: None }) if response.status().is_success() => {
                         self.targets.prefer(&address);
                         return Ok((address, response.into_body()));
                     }
-                    Ok(response) => take(response).await.unwrap_or_else(|attempt| attempt),
+                    Ok(begun) => take(begun).await.unwrap_or_else(|attempt| attempt),
                     Err(attempt) => attempt,
                 };
-                progress.was_heard |= !matches!(attempt, Attempt::NotSent { .. });
+                progress.was_heard |= attempt.was_heard();
                 match judge::<IgnoredAny>(call.also_answer, &address, attempt) {
                     Verdict::Done(_) => unreachable!("what is no success is no answer"),
                     Verdict::Fail { error, .. } => return Err(error),
                     Verdict::Again(again) => {
                         self.targets.avoid(&address);
-                        progress.note(again);
+                        all_out &= again.is_lasting();
+                        progress.note(&address, again);
                     }
                 }
+            }
+            if all_out {
+                return Err(progress.error(call));
             }
             let pause = pauses.next().expect("the pauses have no end");
             if progress.is_over(call, pause) {
@@ -229,7 +255,7 @@ impl Http {
             asked.push(address.clone());
             progress.saw(&address);
             let attempt = self.attempt(call, &address).await;
-            progress.was_heard |= !matches!(attempt, Attempt::NotSent { .. });
+            progress.was_heard |= attempt.was_heard();
             let again = match judge(call.also_answer, &address, attempt) {
                 Verdict::Done(reply) => {
                     self.targets.prefer(&address);
@@ -243,9 +269,12 @@ impl Http {
             };
             tracing::debug!(%address, path = %call.path, reason = again.reason, "the request was not served");
             self.targets.avoid(&address);
-            all_out &= again.error.as_ref().is_some_and(|error| is_lasting(error.code()));
+            all_out &= again.is_lasting();
+            if again.is_stray() && again.unsure && call.repeat != Repeat::Freely {
+                tracing::warn!(%address, path = %call.path, "the request may have been carried out: {}", again.reason);
+            }
             let give_up = again.unsure && call.repeat == Repeat::Never;
-            if let Some(leader) = progress.note(again) {
+            if let Some(leader) = progress.note(&address, again) {
                 queue.push_front(leader);
             }
             if give_up {
@@ -258,8 +287,8 @@ impl Http {
 
     async fn attempt(&self, call: &Call, address: &Address) -> Attempt {
         let exchange = async {
-            let response = self.begin(call, address).await?;
-            take(response).await
+            let begun = self.begin(call, address).await?;
+            take(begun).await
         };
         let until = call.deadline.at.min(Instant::now() + call.attempt_timeout);
         match tokio::time::timeout_at(until, exchange).await {
@@ -269,15 +298,23 @@ impl Http {
     }
 
     /// Sends the request once, and takes the head of the answer.
-    async fn begin(&self, call: &Call, address: &Address) -> Result<Response<Incoming>, Attempt> {
+    async fn begin(&self, call: &Call, address: &Address) -> Result<Begun, Attempt> {
         let mut request = self.request(call, address);
         let connection = capture_connection(&mut request);
         let until = call.deadline.at.min(Instant::now() + call.attempt_timeout);
         match tokio::time::timeout_at(until, self.client.request(request)).await {
-            Ok(answer) => answer.map_err(|error| {
+            Ok(Ok(response)) => {
+                let stray = self.cluster.look_at(response.headers()).filter(|_| !call.of_any_cluster);
+                Ok(Begun { response, stray })
+            }
+            Ok(Err(error)) => {
                 let reason = with_causes(&error);
-                if error.is_connect() { Attempt::NotSent { reason } } else { Attempt::NoAnswer { reason } }
-            }),
+                Err(if error.is_connect() {
+                    Attempt::NotSent { reason }
+                } else {
+                    Attempt::NoAnswer { reason }
+                })
+            }
             Err(_) if connection.connection_metadata().is_none() => {
                 Err(Attempt::NotSent { reason: "it did not accept a connection in time".to_owned() })
             }
@@ -293,16 +330,27 @@ impl Http {
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, token.header());
         }
+        if let Some(cluster_id) = self.cluster.header().filter(|_| !call.of_any_cluster) {
+            request = request.header(held::HEADER, cluster_id);
+        }
         request.body(Full::new(call.body.clone())).expect("checked parts make a request")
     }
 }
 
 /// Takes the rest of an answer, which has a bound.
-async fn take(response: Response<Incoming>) -> Result<Attempt, Attempt> {
+async fn take(Begun { response, stray }: Begun) -> Result<Attempt, Attempt> {
     let status = response.status();
+    if let Some(stray) = stray.filter(|_| status.is_success()) {
+        // What it says is of no use; that it was done there is.
+        return Ok(Attempt::Astray { stray, status, body: Bytes::new() });
+    }
     let body = Limited::new(response.into_body(), limits::CLIENT_REPLY_MAX_BYTES);
     let body = body.collect().await.map_err(|error| Attempt::NoAnswer { reason: error.to_string() })?;
-    Ok(Attempt::Answered { status, body: body.to_bytes() })
+    let body = body.to_bytes();
+    Ok(match stray {
+        Some(stray) => Attempt::Astray { stray, status, body },
+        None => Attempt::Answered { status, body },
+    })
 }
 
 /// The pauses between rounds.

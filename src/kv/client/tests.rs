@@ -1,5 +1,7 @@
 //! The client against servers that answer as they are told.
 
+mod clusters;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -7,17 +9,20 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::body::Bytes as Body;
-use hyper::StatusCode;
+use hyper::{HeaderMap, StatusCode};
 use serde_json::{Value as Json, json};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 
 use super::*;
-use crate::kv::json::ErrorBody;
+use crate::kv::json::{CLUSTER_ID_HEADER, ErrorBody, OTHER_CLUSTER};
 use crate::kv::types::{KvError, LeaderHint, MembershipChange, NodeId};
 
 /// What the fake node does with one request.
 enum Act {
     Answer(u16, Json),
+    /// Answers once it is told to.
+    AnswerLater(Arc<Notify>, u16, Json),
     /// Takes the request and closes the connection.
     HangUp,
     /// Never answers.
@@ -29,17 +34,37 @@ enum Act {
 struct FakeNode {
     address: SocketAddr,
     requests: Arc<Mutex<Vec<Json>>>,
+    /// The cluster that each of them was meant for.
+    meant_for: Arc<Mutex<Vec<Option<ClusterId>>>>,
 }
 
 impl FakeNode {
     async fn start(acts: impl IntoIterator<Item = Act>) -> Self {
+        Self::start_in(None, acts).await
+    }
+
+    /// A node of a cluster, which refuses requests for another one as nodes do.
+    async fn start_in(own: Option<ClusterId>, acts: impl IntoIterator<Item = Act>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let requests: Arc<Mutex<Vec<Json>>> = Arc::default();
         let acts = Arc::new(Mutex::new(acts.into_iter().collect::<VecDeque<_>>()));
-        let seen = requests.clone();
-        let router = Router::new().fallback(async move |body: Body| {
+        let meant_for: Arc<Mutex<Vec<Option<ClusterId>>>> = Arc::default();
+        let (seen, meant) = (requests.clone(), meant_for.clone());
+        let router = Router::new().fallback(async move |headers: HeaderMap, body: Body| {
             seen.lock().unwrap().push(serde_json::from_slice(&body).unwrap_or(Json::Null));
+            let asked = headers.get(CLUSTER_ID_HEADER).map(|id| id.to_str().unwrap().parse().unwrap());
+            meant.lock().unwrap().push(asked);
+            let mut said = HeaderMap::new();
+            if let Some(own) = own {
+                said.insert(CLUSTER_ID_HEADER, own.to_string().parse().unwrap());
+            }
+            if let (Some(own), Some(asked)) = (own, asked)
+                && own != asked
+            {
+                let error = ErrorBody::new(OTHER_CLUSTER, format!("{own}, not {asked}"), "a");
+                return (StatusCode::MISDIRECTED_REQUEST, said, axum::Json(json!({ "error": error })));
+            }
             let act = {
                 let mut acts = acts.lock().unwrap();
                 match (acts.len(), acts.front()) {
@@ -48,17 +73,27 @@ impl FakeNode {
                 }
             };
             match act {
-                Act::Answer(status, body) => (StatusCode::from_u16(status).unwrap(), axum::Json(body)),
+                Act::Answer(status, body) => {
+                    (StatusCode::from_u16(status).unwrap(), said, axum::Json(body))
+                }
+                Act::AnswerLater(told, status, body) => {
+                    told.notified().await;
+                    (StatusCode::from_u16(status).unwrap(), said, axum::Json(body))
+                }
                 Act::HangUp => panic!("the fake node hangs up"),
                 Act::Hang => std::future::pending().await,
             }
         });
         tokio::spawn(async move { axum::serve(listener, router).await });
-        Self { address, requests }
+        Self { address, requests, meant_for }
     }
 
     fn requests(&self) -> Vec<Json> {
         self.requests.lock().unwrap().clone()
+    }
+
+    fn meant_for(&self) -> Vec<Option<ClusterId>> {
+        self.meant_for.lock().unwrap().clone()
     }
 }
 

@@ -8,12 +8,13 @@ use hyper::StatusCode;
 use serde::de::DeserializeOwned;
 
 use super::address::hinted;
+use super::held::Stray;
 use super::{Address, ClientError};
-use crate::kv::json::{ErrorBody, ErrorForm};
+use crate::kv::json::{ErrorBody, ErrorForm, OTHER_CLUSTER};
 
 /// Failures that lie in the answering node or in the cluster, and that may be gone with the next
 /// attempt. Nothing was changed.
-const TRANSIENT: [&str; 8] = [
+const TRANSIENT: [&str; 9] = [
     "not_leader",
     "no_quorum",
     "not_initialized",
@@ -22,10 +23,11 @@ const TRANSIENT: [&str; 8] = [
     "backups_full",
     "broken_body",
     "removed",
+    OTHER_CLUSTER,
 ];
 
 /// Those of them that the node itself gets over by no amount of waiting: only another one may do better.
-const LASTING: [&str; 2] = ["not_initialized", "removed"];
+const LASTING: [&str; 3] = ["not_initialized", "removed", OTHER_CLUSTER];
 
 /// Failures of which the node cannot say whether the request took effect.
 const UNCERTAIN: [&str; 5] = ["outcome_unknown", "timeout", "stopping", "storage", "internal"];
@@ -38,11 +40,6 @@ pub(super) fn is_unavailable(code: &str) -> bool {
     may_pass(code) || OF_A_NODE.contains(&code)
 }
 
-/// Whether waiting for this node is of no use.
-pub(super) fn is_lasting(code: &str) -> bool {
-    LASTING.contains(&code)
-}
-
 /// Whether another attempt may do better.
 fn may_pass(code: &str) -> bool {
     TRANSIENT.contains(&code) || UNCERTAIN.contains(&code)
@@ -52,10 +49,19 @@ fn may_pass(code: &str) -> bool {
 pub(super) enum Attempt {
     /// Something answered.
     Answered { status: StatusCode, body: Bytes },
+    /// A node of another cluster did.
+    Astray { stray: Stray, status: StatusCode, body: Bytes },
     /// No node got to see it.
     NotSent { reason: String },
     /// It went out, and nothing whole came back.
     NoAnswer { reason: String },
+}
+
+impl Attempt {
+    /// Whether a node of the cluster, or what stands in its place, got to see it.
+    pub(super) fn was_heard(&self) -> bool {
+        !matches!(self, Self::NotSent { .. } | Self::Astray { .. })
+    }
 }
 
 /// What to do after an attempt.
@@ -80,6 +86,18 @@ pub(super) struct Again {
     pub(super) unsure: bool,
 }
 
+impl Again {
+    /// Whether waiting for this node is of no use.
+    pub(super) fn is_lasting(&self) -> bool {
+        self.error.as_ref().is_some_and(|error| LASTING.contains(&error.code()))
+    }
+
+    /// Whether it was another cluster that answered.
+    pub(super) fn is_stray(&self) -> bool {
+        matches!(self.error, Some(ClientError::OtherCluster { .. }))
+    }
+}
+
 /// What to make of an attempt; `also_answer` is a status besides success that carries an answer.
 pub(super) fn judge<R: DeserializeOwned>(
     also_answer: Option<StatusCode>,
@@ -90,6 +108,7 @@ pub(super) fn judge<R: DeserializeOwned>(
     let (status, body) = match attempt {
         Attempt::NotSent { reason } => return again(reason, false),
         Attempt::NoAnswer { reason } => return again(reason, true),
+        Attempt::Astray { stray, status, body } => return astray(address, stray, status, &body),
         Attempt::Answered { status, body } => (status, body),
     };
     let refusal = serde_json::from_slice::<ErrorForm>(&body);
@@ -113,6 +132,25 @@ pub(super) fn judge<R: DeserializeOwned>(
             Verdict::Fail { error: not_understood(address, status, error.to_string()), unsure: false }
         }
     }
+}
+
+/// An answer of another cluster says nothing of the own one, but whether the request was carried out there: a
+/// first one may have gone out before the client knew which cluster to ask for.
+fn astray<R>(address: &Address, stray: Stray, status: StatusCode, body: &[u8]) -> Verdict<R> {
+    let refusal = serde_json::from_slice::<ErrorForm>(body).ok();
+    let unsure = match refusal.map(|form| judge_refusal::<R>(address, form.error)) {
+        Some(Verdict::Fail { unsure, .. } | Verdict::Again(Again { unsure, .. })) => unsure,
+        Some(Verdict::Done(_)) | None => status.is_success() || status.is_server_error(),
+    };
+    let Stray { asked, found } = stray;
+    let error = ClientError::OtherCluster {
+        address: address.clone(),
+        asked,
+        found,
+        elsewhere: None,
+        outcome_unknown: None,
+    };
+    Verdict::Again(Again { reason: error.to_string(), error: Some(error), leader: None, unsure })
 }
 
 fn judge_refusal<R>(address: &Address, error: ErrorBody) -> Verdict<R> {
