@@ -1,5 +1,6 @@
 //! The life of a member, on real processes: founding, joining, leaving, being replaced, handing over.
 
+mod founder;
 mod join;
 mod removal;
 mod static_start;
