@@ -459,6 +459,10 @@ pub const STRANGER_INTERVAL_MS: u64 = 50;
 /// Sources of strangers, and of those who were let in, that are remembered.
 pub const STRANGER_SOURCES_MAX_COUNT: usize = 1_024;
 
+/// Time for which a member must have turned this node away until that is said. One that was away learns who has
+/// joined meanwhile within a second.
+pub const TURNED_AWAY_SAID_AFTER_MS: u64 = 5_000;
+
 /// Strangers whose attempts are remembered, so that each is logged once in a while and not each time. More
 /// at once than an operator would read.
 pub const STRANGERS_REMEMBERED_MAX_COUNT: usize = 64;

@@ -9,6 +9,7 @@ mod banner;
 pub mod care;
 pub mod data_dir;
 mod error;
+mod founder;
 mod free_space;
 mod ground;
 #[cfg(feature = "hiqlite")]
@@ -257,6 +258,9 @@ impl Node {
         let every_bytes = config.raft.snapshot_every_bytes;
         parts.log_bounds(started.raft.clone(), started.reader.clone(), every_bytes);
         parts.membership(started.raft.clone(), transport.clone());
+        if founder::founds_by_itself(&config, joins) {
+            parts.founder(started.raft.clone());
+        }
         parts.vouching(transport.clone());
         let process = ProcessName {
             node_id: metadata.node_id(),
@@ -315,10 +319,9 @@ impl Node {
 
     /// A new node that knows nobody makes a cluster of its own, unless it is told to wait.
     async fn bootstrap(&self, raft: &RaftHandle, metadata: &Metadata) -> Result<(), NodeError> {
-        let is_alone = self.config.peers.is_empty() && metadata.peers().is_empty() && !self.joins;
         // Asked of Raft itself: right after a start its metrics do not tell yet.
         let is_new = !raft.is_initialized().await.map_err(RaftStartError::from)?;
-        if self.config.bootstrap == Bootstrap::Auto && is_new && is_alone {
+        if founder::founds_by_itself(&self.config, self.joins) && is_new && metadata.peers().is_empty() {
             self.cluster.init().await.map_err(NodeError::Bootstrap)?;
         }
         Ok(())

@@ -15,6 +15,7 @@ pub mod actor;
 pub mod admission;
 mod chosen_path;
 pub mod client;
+mod failures;
 mod forward;
 pub mod founding;
 mod frame;
@@ -196,7 +197,7 @@ impl Transport {
             .map_err(refused)?
             .alpns(protocol::ALPNS.iter().map(|alpn| alpn.to_vec()).collect())
             .address_lookup(lookup)
-            .hooks(Admission::new(guests.clone(), door_log.clone()))
+            .hooks(Admission::new(guests.clone(), door_log.clone(), metadata.clone()))
             .transport_config(quic(&settings.timeouts))
             .bind()
             .await

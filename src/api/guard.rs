@@ -69,7 +69,8 @@ async fn answer_of_cluster(shared: &Shared, route: Option<&str>, request: Reques
     let mut response = answered.unwrap_or_else(ApiError::into_response);
     // Asked for now: the request may have come before this node belonged to a cluster.
     if !is_open(route)
-        && let Some(cluster_id) = shared.own_cluster.header(&*shared.api.cluster) {
+        && let Some(cluster_id) = shared.own_cluster.header(&*shared.api.cluster)
+    {
         response.headers_mut().insert(own_cluster::HEADER, cluster_id);
     }
     response

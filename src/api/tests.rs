@@ -13,8 +13,8 @@ use tower::ServiceExt;
 use super::fakes::{FakeAgents, FakeCluster, FakePeers, FakeStore, any_kv, status};
 use super::*;
 use crate::kv::types::{
-    AgentError, AgentReply, ClusterStatus, KvError, LeaderHint, NodeId, NodeState, RestoreId, RestoreStep, Revision,
-    SnapshotMade, WriteOp, WriteReply,
+    AgentError, AgentReply, ClusterStatus, KvError, LeaderHint, NodeId, NodeState, RestoreId, RestoreStep,
+    Revision, SnapshotMade, WriteOp, WriteReply,
 };
 
 const TOKEN: &str = "0123456789abcdef";

@@ -69,7 +69,8 @@ impl Target for HttpTarget {
         }
         drop(sender);
         let header = |id: ClusterId| HeaderValue::try_from(id.to_string());
-        let cluster_id = self.nodes.cluster_id.map(|id| header(id).expect("an id is of hex digits and dashes"));
+        let cluster_id =
+            self.nodes.cluster_id.map(|id| header(id).expect("an id is of hex digits and dashes"));
         Ok(HttpSession { address, token: self.nodes.token.clone(), cluster_id, connection })
     }
 }

@@ -87,7 +87,9 @@ pub(super) enum CliError {
         "init makes a cluster of one node, and {count} addresses are given: where the first did not answer, the next one would make a second cluster"
     )]
     OneToInit { count: usize },
-    #[error("init makes a cluster with an id of its own, and another one is asked for by its id: nothing was sent")]
+    #[error(
+        "init makes a cluster with an id of its own, and another one is asked for by its id: nothing was sent"
+    )]
     NewIdToInit,
     #[error(
         "the cluster holds {keys} keys at revision {revision}, which the backup of {backup_keys} keys would replace: nothing was changed"

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::actors::Actors;
 use super::data_dir;
+use super::founder;
 use super::join::ComeIn;
 use super::reload::Reload;
 use super::static_start::StaticStart;
@@ -120,6 +121,18 @@ impl Parts<'_> {
     /// Lets members in and cuts former members off.
     pub fn membership(&self, raft: RaftHandle, transport: Transport) {
         self.housekeeping("membership", move || follow_membership(raft.clone(), transport.clone()));
+    }
+
+    /// Warns who runs a node that would found a second cluster.
+    pub fn founder(&self, raft: RaftHandle) {
+        self.housekeeping("founder", move || {
+            let warned = founder::warn_once_there_are_others(raft.clone());
+            async move {
+                // Either all is said, or Raft has ended; its actor says why.
+                warned.await.ok();
+                pending().await
+            }
+        });
     }
 
     /// Keeps the actors of all members within call.

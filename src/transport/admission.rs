@@ -12,6 +12,7 @@ use super::protocol::{ALPN_ACTOR, ALPN_CLIENT, ALPN_JOIN};
 use super::ticket::public_key;
 use crate::kv::types::PublicKey;
 use crate::limits;
+use crate::storage::metadata::Metadata;
 
 /// The code that a refused connection is closed with.
 pub const REFUSED: u32 = 403;
@@ -79,12 +80,21 @@ impl DoorLog {
 pub(super) struct Admission {
     guests: GuestList,
     log: DoorLog,
+    metadata: Metadata,
 }
 
 impl Admission {
     /// A door that lets in who is on the list.
-    pub(super) fn new(guests: GuestList, log: DoorLog) -> Self {
-        Self { guests, log }
+    pub(super) fn new(guests: GuestList, log: DoorLog, metadata: Metadata) -> Self {
+        Self { guests, log, metadata }
+    }
+
+    /// What it may mean that a stranger calls a node which is alone in its cluster.
+    fn lost_its_directory(&self) -> String {
+        let cluster = self.metadata.cluster_id().map(|id| id.to_string()).unwrap_or_default();
+        format!(
+            "whoever it is was told of this node, which is alone in cluster {cluster}. A new node joins with a ticket (`aspen ticket new`). If this one was a member of its cluster before, it lost its data directory and founded anew: stop it and bring the directory back, or remove it there (`aspen member remove`) and let it join on an empty one (`aspen-node --join`)"
+        )
     }
 }
 
@@ -112,7 +122,11 @@ impl EndpointHooks for Admission {
         metrics::counter!("aspen_transport_rejected_total").increment(1);
         let reason = reason(connection.alpn());
         if self.log.is_worth_a_line(key) {
-            tracing::warn!(%key, "a connection was turned away: {reason}");
+            if connection.alpn() != ALPN_CLIENT && self.guests.book.is_alone_and_never_knew(&key) {
+                tracing::warn!(%key, "a connection was turned away: {reason}; {}", self.lost_its_directory());
+            } else {
+                tracing::warn!(%key, "a connection was turned away: {reason}");
+            }
         }
         refuse(reason)
     }

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use iroh::endpoint::{Connection, ConnectionError, VarInt, WeakConnectionHandle};
 use irpc_iroh::IrohRemoteConnection;
@@ -17,6 +17,8 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use super::Transport;
 use super::admission::{REFUSED, STRANGER};
+use super::failures::Failures;
+pub(super) use super::failures::LinkError;
 use super::protocol::{ALPN_ACTOR, ALPN_RAFT, ALPN_SNAPSHOT, HelloProtocol, Refusal};
 use super::ticket::{endpoint_addr, public_key};
 use crate::kv::types::{NodeId, NodeInfo, Peer, PublicKey};
@@ -63,29 +65,13 @@ impl Lane {
     }
 }
 
-/// Why there is no connection.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum LinkError {
-    #[error("nothing is known about it; its ticket can be declared with POST /peers")]
-    Unknown,
-    #[error("no connection: {0}")]
-    Connect(String),
-    #[error("no connection within {0} ms")]
-    ConnectTimeout(u128),
-    #[error("it refused the connection: {0}")]
-    Refused(String),
-    #[error("it closed the connections of this node's former process, or to where it was, first")]
-    Restarted,
-}
-
 type Slot = Arc<AsyncMutex<Option<Connection>>>;
 
 /// All connections of a node.
 #[derive(Default)]
 pub(super) struct Links {
     slots: Mutex<HashMap<(NodeId, Lane), Slot>>,
-    /// Why the last dial to a node failed; nothing once one has succeeded.
-    failures: Mutex<HashMap<NodeId, Failure>>,
+    failures: Failures,
     open: Mutex<HashMap<PublicKey, Vec<WeakConnectionHandle>>>,
     /// Nodes that do not know this one, by their own word.
     shut_out_by: Mutex<BTreeSet<NodeId>>,
@@ -93,12 +79,6 @@ pub(super) struct Links {
     boots: Mutex<HashMap<PublicKey, u64>>,
     /// What others know of this node by its own word.
     told: Mutex<HashMap<PublicKey, NodeInfo>>,
-}
-
-/// Dials to a node that have failed, one after the other.
-struct Failure {
-    since: Instant,
-    last: LinkError,
 }
 
 impl Links {
@@ -114,21 +94,6 @@ impl Links {
         handles.push(connection.weak_handle());
     }
 
-    fn note_outcome(&self, target: NodeId, failure: Option<&LinkError>) {
-        let mut failures = lock(&self.failures);
-        let before = failures.remove(&target);
-        if let Some(last) = failure.cloned() {
-            let since = before.as_ref().map_or_else(Instant::now, |before| before.since);
-            failures.insert(target, Failure { since, last });
-        }
-        // One line when it goes and one when it comes, not one for each attempt.
-        match (before, failure) {
-            (None, Some(error)) => tracing::warn!(peer = %target, "node {target} cannot be reached: {error}"),
-            (Some(_), None) => tracing::info!(peer = %target, "node {target} can be reached again"),
-            _ => {}
-        }
-    }
-
     /// A node told this one, in closing a connection, that it does not belong any more.
     pub(super) fn note_end(&self, peer: NodeId, reason: Option<ConnectionError>) {
         let Some(ConnectionError::ApplicationClosed(close)) = reason else { return };
@@ -140,6 +105,7 @@ impl Links {
 
     pub(super) fn note_let_in(&self, peer: NodeId) {
         lock(&self.shut_out_by).remove(&peer);
+        self.failures.note_met(peer);
     }
 
     pub(super) fn shut_out_by(&self) -> BTreeSet<NodeId> {
@@ -147,16 +113,12 @@ impl Links {
     }
 
     pub(super) fn failure_of(&self, target: NodeId) -> Option<String> {
-        lock(&self.failures).get(&target).map(|failure| failure.last.to_string())
+        self.failures.of(target)
     }
 
     /// For how long a node has not been found; nothing if the last dial found it, even if it refused.
     pub(super) fn lost_for(&self, target: NodeId) -> Option<Duration> {
-        let failures = lock(&self.failures);
-        let failure = failures.get(&target);
-        let lost =
-            failure.filter(|it| matches!(it.last, LinkError::Connect(_) | LinkError::ConnectTimeout(_)));
-        lost.map(|failure| failure.since.elapsed())
+        self.failures.lost_for(target)
     }
 
     /// The owner of a key has heard from this node where it is.
@@ -239,7 +201,7 @@ impl Transport {
             let dialed = transport.dial_within_bound(target, lane).await;
             Traffic::Dial.count(dialed.is_ok());
             if lane.is_vital() && !transport.0.endpoint.is_closed() {
-                transport.0.links.note_outcome(target, dialed.as_ref().err());
+                transport.0.links.failures.note(target, dialed.as_ref().err());
             }
             *slot = dialed.as_ref().ok().cloned();
             dialed
@@ -265,7 +227,7 @@ impl Transport {
         };
         let dialed = tokio::time::timeout(limit, dialed).await;
         let dialed = dialed.unwrap_or_else(|_| Err(LinkError::ConnectTimeout(limit.as_millis())));
-        if lane.is_vital() && matches!(dialed, Err(LinkError::ConnectTimeout(_) | LinkError::Connect(_))) {
+        if lane.is_vital() && dialed.as_ref().is_err_and(LinkError::is_lost) {
             // A node that does not answer where its connections lead may answer elsewhere, but iroh
             // tries other addresses only when none of them is left.
             close(&before, DIAL_AGAIN, b"no answer to a new connection");
@@ -291,7 +253,7 @@ impl Transport {
                     Some(ConnectionError::ApplicationClosed(close))
                         if close.error_code == VarInt::from_u32(REFUSED) =>
                     {
-                        LinkError::Refused(reason)
+                        self.refused(target, reason, *close.reason == *STRANGER.as_bytes())
                     }
                     _ => LinkError::Connect(reason),
                 });
@@ -303,15 +265,24 @@ impl Transport {
             return Err(LinkError::Restarted);
         }
         if let Err(refusal) = checked {
-            tracing::warn!(peer = %target, "node {target} and this node do not talk: {refusal}");
             connection.close(VarInt::from_u32(REFUSED), b"hello refused");
-            return Err(LinkError::Refused(refusal.to_string()));
+            let is_astray = matches!(refusal, Refusal::OtherCluster { .. });
+            return Err(self.refused(target, refusal.to_string(), is_astray));
         }
         if !self.keep(&connection) {
             return Err(LinkError::Unknown);
         }
         self.0.links.note_told(public_key(&connection.remote_id()), own);
         Ok(connection)
+    }
+
+    /// What it means that a node refused; one that does not know its fellow member has begun anew.
+    fn refused(&self, target: NodeId, reason: String, is_estranged: bool) -> LinkError {
+        let is_member = self.0.book.members().contains(&target);
+        if is_member && is_estranged {
+            return LinkError::TurnedAway { target, reason };
+        }
+        LinkError::Refused(reason)
     }
 
     /// Connects to a node wherever it is known to be, and where it is found while that takes.
@@ -328,7 +299,7 @@ impl Transport {
             places += 1;
             tokio::select! {
                 connected = self.0.endpoint.connect(addr, lane.alpn()) => {
-                    return connected.map_err(|error| LinkError::Connect(format!("{error:#}")));
+                    return connected.map_err(|error| LinkError::of(target, &error));
                 }
                 () = self.found_elsewhere(&peer), if places < limits::DIAL_PLACES_MAX_COUNT => {}
                 () = self.chosen_path_is_silent(peer.info.public_key), if !path_given_up => {

@@ -245,6 +245,14 @@ impl PeerBook {
         members.into_iter().any(|info| info.public_key == *key)
     }
 
+    /// Whether this node is alone in its cluster, and the key is not that of a former member: its owner knows
+    /// this node from elsewhere.
+    pub(super) fn is_alone_and_never_knew(&self, key: &PublicKey) -> bool {
+        let state = self.lock();
+        let is_alone = state.members.log_id.is_some() && state.ids().is_empty();
+        is_alone && !state.once_members.contains(key)
+    }
+
     /// Whether the owner of a key may read and write: a member, or a declared peer once this node's state tells
     /// who was removed from the cluster.
     pub(super) fn may_use_the_store(&self, key: &PublicKey) -> bool {

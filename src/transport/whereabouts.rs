@@ -20,7 +20,6 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::Transport;
 use super::gate::SeldomLine;
-use super::link::LinkError;
 use super::relay::Paths;
 use crate::kv::types::{NodeId, NodeInfo, Peer};
 use crate::limits;
@@ -90,8 +89,8 @@ impl Transport {
                 // last learns from it where the other is.
                 Ok(()) => self.book().have_members_asked(),
                 // It says hello itself once it knows this node.
-                Err(LinkError::Refused(reason)) => {
-                    tracing::debug!(peer = %node_id, "node {node_id} was not told where this one is: {reason}");
+                Err(error) if error.is_refusal() => {
+                    tracing::debug!(peer = %node_id, "node {node_id} was not told where this one is: {error}");
                     tokio::select! {
                         _ = moves.next() => {}
                         () = known_otherwise(&peer, &mut changes, self) => {}

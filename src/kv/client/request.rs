@@ -142,7 +142,8 @@ impl Progress {
     }
 
     fn error(&mut self, call: &Call) -> ClientError {
-        let told = self.last_refusal.take().or_else(|| Some(self.last_stray.take()?.beside(&self.last_silence)));
+        let told =
+            self.last_refusal.take().or_else(|| Some(self.last_stray.take()?.beside(&self.last_silence)));
         let error = told.unwrap_or_else(|| ClientError::Unreachable {
             tried: self.tried.clone(),
             waited_ms: call.deadline.waited_ms(),

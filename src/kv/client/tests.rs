@@ -73,9 +73,7 @@ impl FakeNode {
                 }
             };
             match act {
-                Act::Answer(status, body) => {
-                    (StatusCode::from_u16(status).unwrap(), said, axum::Json(body))
-                }
+                Act::Answer(status, body) => (StatusCode::from_u16(status).unwrap(), said, axum::Json(body)),
                 Act::AnswerLater(told, status, body) => {
                     told.notified().await;
                     (StatusCode::from_u16(status).unwrap(), said, axum::Json(body))

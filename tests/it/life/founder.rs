@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use aspen::kv::types::{ClusterId, Key, Revision, Value};
 use serde_json::json;
 
-use super::{cluster_id, temporary_directory, voters};
+use super::{cluster_id, temporary_directory, voters, wait_for_log};
 use crate::support::cluster::client_of;
 use crate::support::node::{Node, coverage_file};
 use crate::support::wait_until;
@@ -39,6 +39,7 @@ fn founder_and_two(base: &Path, flags: &[&str]) -> Vec<Node> {
         node.wait_until_ready();
     }
     wait_until("all three vote", || voters(&nodes[0]) == [1, 2, 3]);
+    wait_for_log(&nodes[0], &["WARN", "found a second, empty cluster", "bootstrap = \"manual\""]);
     nodes
 }
 
@@ -48,6 +49,16 @@ fn lose_directory(node: &mut Node) {
     std::fs::remove_dir_all(&node.dir).expect("the directory can be removed");
     std::fs::create_dir(&node.dir).expect("the directory can be made");
     node.start_serving();
+}
+
+/// The one of these nodes that leads, once one does.
+fn leader(nodes: &[Node]) -> &Node {
+    let mut leader = None;
+    wait_until("another node leads", || {
+        leader = nodes.iter().find(|node| node.get("/health").json()["role"] == "leader");
+        leader.is_some()
+    });
+    leader.expect("one leads")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -64,6 +75,9 @@ async fn a_founder_that_lost_its_disk_serves_no_client_of_the_old_cluster() {
     let other = cluster_id(&nodes[0]).expect("it founds again");
     assert_ne!(other, own);
     assert_eq!(nodes[0].http(), addresses[0], "it is where it was");
+    assert!(!nodes[0].last_log().contains("a second, empty cluster"), "it has no others now");
+    let leader = leader(&nodes[1..]);
+    wait_for_log(leader, &["WARN", "node 1 cannot be reached", "another key", "aspen member remove 1"]);
     let found = client.get(key()).await.unwrap().expect("the key is there");
     assert_eq!(found.value.as_bytes(), b"1");
     for round in 2..20 {
@@ -87,4 +101,31 @@ async fn a_founder_that_lost_its_disk_serves_no_client_of_the_old_cluster() {
     }
     let answer = nodes[0].post("/read", &json!({"get": {"key": "a"}})).ok();
     assert_eq!((&answer["revision"], &answer["kvs"]), (&json!(0), &json!([])), "it was written nothing");
+}
+
+#[test]
+fn a_founder_that_lost_its_directory_and_kept_its_key_is_told_of_as_one_that_began_anew() {
+    let dir = temporary_directory();
+    let key = dir.path().join("key").to_str().expect("a temporary directory is named in UTF-8").to_owned();
+    let made = Command::new(env!("CARGO_BIN_EXE_aspen-node"))
+        .args(["keygen", "--out", &key])
+        .envs(coverage_file())
+        .output()
+        .expect("the node's binary starts");
+    assert!(made.status.success(), "{made:?}");
+    let mut nodes = founder_and_two(dir.path(), &["--secret-key-file", &key]);
+    nodes[0].terminate();
+    nodes[0].start_serving();
+    wait_for_log(&nodes[0], &["WARN", "found a second, empty cluster"]);
+    let is_up = |node: &Node| voters(node) == [1, 2, 3];
+    wait_until("it is a member again", || is_up(&nodes[0]));
+
+    lose_directory(&mut nodes[0]);
+    let other = cluster_id(&nodes[0]).expect("it founds again");
+    wait_for_log(&nodes[0], &["WARN", "a connection was turned away", &other, "lost its data directory"]);
+    let leader = leader(&nodes[1..]);
+    wait_for_log(leader, &["WARN", "node 1 and this node do not talk", "aspen member remove 1"]);
+    let seen = leader.get("/cluster").ok();
+    let reason = seen["nodes"][0]["reason"].as_str().expect("node 1 is out of reach").to_owned();
+    assert!(reason.contains("aspen member remove 1"), "{reason}");
 }

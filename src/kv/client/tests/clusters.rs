@@ -50,8 +50,7 @@ async fn where_all_are_of_another_cluster_it_is_said_at_once_with_both_ids_and_w
         [FakeNode::start_in(Some(other), [empty()]).await, FakeNode::start_in(Some(other), [empty()]).await];
     let client = client_of(own, &[&nodes[0], &nodes[1]]);
     let change = client.change_membership(MembershipChange::default());
-    for error in
-        [get(&client).await.unwrap_err(), put(&client).await.unwrap_err(), change.await.unwrap_err()]
+    for error in [get(&client).await.unwrap_err(), put(&client).await.unwrap_err(), change.await.unwrap_err()]
     {
         assert!(matches!(error, ClientError::OtherCluster { elsewhere: None, .. }), "{error}");
         assert_eq!(
