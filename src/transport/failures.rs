@@ -161,3 +161,65 @@ impl Failures {
         self.0.lock().expect("no code panics while it holds this lock")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: NodeId = NodeId(2);
+
+    fn lost() -> LinkError {
+        LinkError::ConnectTimeout(3_000)
+    }
+
+    fn turned_away() -> LinkError {
+        LinkError::TurnedAway { target: PEER, reason: "a stranger".to_owned() }
+    }
+
+    /// Has it failed for so long.
+    fn make_older(failures: &Failures, ms: u64) {
+        failures.lock().get_mut(&PEER).unwrap().since -= Duration::from_millis(ms);
+    }
+
+    #[test]
+    fn node_is_lost_for_as_long_as_it_is_not_found_and_not_while_it_refuses() {
+        let failures = Failures::default();
+        failures.note(PEER, Some(&turned_away()));
+        make_older(&failures, 20);
+        assert_eq!(failures.lost_for(PEER), None);
+        let before = Instant::now();
+        failures.note(PEER, Some(&lost()));
+        assert!(failures.lost_for(PEER).unwrap() <= before.elapsed(), "it was found until now");
+        make_older(&failures, 20);
+        failures.note(PEER, Some(&LinkError::OtherKey(PEER)));
+        assert!(failures.lost_for(PEER).unwrap() >= Duration::from_millis(20));
+        failures.note(PEER, None);
+        assert_eq!((failures.lost_for(PEER), failures.of(PEER)), (None, None));
+    }
+
+    #[test]
+    fn refusal_is_forgotten_once_the_node_comes_itself_and_silence_is_not() {
+        let failures = Failures::default();
+        failures.note(PEER, Some(&turned_away()));
+        failures.note_met(PEER);
+        assert_eq!(failures.of(PEER), None);
+        failures.note(PEER, Some(&lost()));
+        failures.note_met(PEER);
+        assert!(failures.of(PEER).is_some());
+    }
+
+    #[test]
+    fn each_way_is_said_once_and_being_turned_away_only_if_it_lasts() {
+        let failures = Failures::default();
+        let said = || failures.lock()[&PEER].said.iter().copied().collect::<Vec<_>>();
+        failures.note(PEER, Some(&turned_away()));
+        assert_eq!(said(), []);
+        make_older(&failures, limits::TURNED_AWAY_SAID_AFTER_MS);
+        failures.note(PEER, Some(&turned_away()));
+        assert_eq!(said(), [Way::TurnedAway]);
+        failures.note(PEER, Some(&lost()));
+        failures.note(PEER, Some(&LinkError::Connect("no route".to_owned())));
+        failures.note(PEER, Some(&LinkError::OtherKey(PEER)));
+        assert_eq!(said(), [Way::NotFound, Way::OtherKey, Way::TurnedAway]);
+    }
+}

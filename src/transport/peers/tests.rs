@@ -236,3 +236,17 @@ fn the_address_that_a_node_named_last_comes_first() {
     book.heard_from(NodeId(2), peer(2, 9, 8).info);
     assert_eq!(ports(&book), [7, 1]);
 }
+
+#[test]
+fn stranger_knows_a_node_that_is_alone_from_elsewhere_unless_it_was_a_member_here() {
+    let book = book();
+    let (stranger, former) = (PublicKey([9; 32]), PublicKey([2; 32]));
+    assert!(!book.is_alone_and_never_knew(&stranger), "it is in no cluster yet");
+    book.set_members(members(1, [peer(2, 2, 1)]));
+    assert!(!book.is_alone_and_never_knew(&stranger));
+    book.set_members(members(2, []));
+    assert!(book.is_alone_and_never_knew(&stranger));
+    assert!(!book.is_alone_and_never_knew(&former));
+    book.declare(peer(3, 3, 1)).unwrap();
+    assert!(!book.is_alone_and_never_knew(&stranger), "there is one that is to join");
+}
