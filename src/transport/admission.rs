@@ -73,6 +73,11 @@ impl DoorLog {
         logged.insert(key, Instant::now());
         true
     }
+
+    /// This one is a stranger for a moment only: what it attempts is not worth a line for a while.
+    pub(super) fn expect_call_of(&self, key: PublicKey) {
+        self.is_worth_a_line(key);
+    }
 }
 
 /// Lets known keys in and turns all others away.

@@ -1,7 +1,8 @@
 //! Why other nodes are not talked to, and what is said about it.
 //!
 //! # Tiger Style
-//! One line in the log for each way in which dials to a node fail, until one succeeds: not one for each dial.
+//! One line in the log for each way in which dials to a node fail, until one succeeds: not one for each dial. A
+//! refusal is worth another one where its reason changes.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard};
@@ -115,14 +116,18 @@ impl Failures {
             }
             return;
         };
+        let way = error.way();
         let (mut since, mut said) = (Instant::now(), BTreeSet::new());
         if let Some(before) = before {
             if before.last.is_lost() == error.is_lost() {
                 since = before.since;
             }
             said = before.said;
+            if way == Way::Refused && before.last != *error {
+                // Refused for another reason than before, or again after something else.
+                said.remove(&way);
+            }
         }
-        let way = error.way();
         // A member that was away may not have heard yet that this node joined.
         let patience = Duration::from_millis(limits::TURNED_AWAY_SAID_AFTER_MS);
         let is_due = way != Way::TurnedAway || since.elapsed() >= patience;

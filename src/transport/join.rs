@@ -115,6 +115,8 @@ impl Transport {
         match &answer {
             Ok(Welcomed { node_id, .. }) => {
                 tracing::info!(%key, "a new node comes in with a ticket, as node {node_id}");
+                // It calls before it is a member here, and comes again.
+                self.0.door_log.expect_call_of(key);
             }
             Err(error) => {
                 tracing::warn!(%key, "a new node was not let in: {error}");
