@@ -11,6 +11,7 @@ use crate::limits;
 
 mod admissions;
 pub mod apply;
+mod backend_locks;
 pub mod backup;
 mod batch;
 mod blocks;

@@ -12,13 +12,13 @@
 //! - A block that is being written is unknown until it is written.
 
 use std::io;
-use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use redb::{BackendError, StorageBackend};
+use redb::StorageBackend;
 
+use super::backend_locks::locks_of;
 use super::damage::{Damage, DamageAlarm, Place};
 use super::disk::Disk;
 use crate::limits;
@@ -246,29 +246,7 @@ impl StorageBackend for CheckedFile {
         self.0.inner.close()
     }
 
-    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.inner.try_lock_range(start, end)
-    }
-
-    fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.inner.try_lock_shared_range(start, end)
-    }
-
-    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.inner.lock_range(start, end)
-    }
-
-    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.inner.lock_shared_range(start, end)
-    }
-
-    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.inner.unlock_range(start, end)
-    }
-
-    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.inner.query_lock_range(start, end)
-    }
+    locks_of!(self.0.inner);
 }
 
 const _: () = assert!(limits::SCRUB_STEP_MAX_BYTES.is_multiple_of(BLOCK_BYTES));

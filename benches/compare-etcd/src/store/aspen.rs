@@ -85,7 +85,7 @@ impl AspenCluster {
     /// What the load is put on: all nodes.
     pub fn target(&self) -> Arc<HttpTarget> {
         let addresses = self.nodes.iter().map(|node| node.http.parse().expect("an address that this made"));
-        let nodes = HttpNodes { addresses: addresses.collect(), token: None };
+        let nodes = HttpNodes { addresses: addresses.collect(), token: None, cluster_id: None };
         // A connection for each client, however many there are: each is opened when it is needed.
         Arc::new(HttpTarget::new(nodes, BENCH_CLIENTS_MAX_COUNT))
     }
