@@ -73,10 +73,6 @@ pub const LOG_BATCH_MAX_BYTES: usize = 8 * 1024 * 1024;
 /// Raft down, not fill the memory.
 pub const LOG_QUEUE_MAX_BYTES: usize = 64 * 1024 * 1024;
 
-/// Writes to the log's file that are held back until it is synced, so that pages side by side are one write, in
-/// bytes. A batch of 256 entries of 256 B has a tenth of it.
-pub const LOG_GATHERED_MAX_BYTES: usize = 1024 * 1024;
-
 /// Purged entries deleted in one log transaction. The appends in the same transaction wait for it.
 pub const LOG_PURGE_STEP_MAX_ENTRIES: u64 = 512;
 

@@ -26,7 +26,6 @@ pub mod disk;
 mod fused_file;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
-mod gathered_file;
 mod head;
 pub mod log_mem;
 pub mod log_redb;

@@ -16,7 +16,6 @@ use super::checked_file::CheckedFile;
 use super::damage::DamageAlarm;
 use super::disk::{self, Disk};
 use super::fused_file::{Fuse, FusedFile};
-use super::gathered_file::GatheredFile;
 
 /// Why a database file could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -70,8 +69,8 @@ pub fn open_or_create(
     guarded(path, || Ok(builder(path, cache_bytes).create_with_backend(file)?))
 }
 
-/// The same for a file whose blocks are checked whenever they are read, and whose writes wait for its syncs.
-pub(super) fn open_or_create_gathered(
+/// The same for a file whose blocks are checked whenever they are read.
+pub(super) fn open_or_create_checked(
     disk: &Arc<dyn Disk>,
     path: &Path,
     cache_bytes: usize,
@@ -79,8 +78,7 @@ pub(super) fn open_or_create_gathered(
     init: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
 ) -> Result<(Database, CheckedFile), OpenDatabaseError> {
     create_if_missing(&**disk, path, cache_bytes, init)?;
-    let file = GatheredFile::new(FusedFile::new(open_file(&**disk, path)?, Fuse::default()));
-    on_checked(CheckedFile::new(file, Some(disk.clone()), path, alarm.clone()), path, cache_bytes, true)
+    open_checked(disk, path, cache_bytes, Fuse::default(), alarm, u64::MAX)
 }
 
 /// Opens the database that stands at `path`. Its blocks are checked whenever they are read, and all of

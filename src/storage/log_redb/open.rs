@@ -89,7 +89,7 @@ pub(super) struct Opened {
 /// Opens or makes the log in a file.
 pub(super) fn file(disk: &Arc<dyn Disk>, path: &Path, cache_bytes: usize) -> Result<Opened, OpenLogError> {
     let alarm = DamageAlarm::default();
-    let (database, file) = database::open_or_create_gathered(disk, path, cache_bytes, &alarm, make_tables)?;
+    let (database, file) = database::open_or_create_checked(disk, path, cache_bytes, &alarm, make_tables)?;
     let view = load(path, &database)?;
     Ok(Opened { database, file, view, path: path.to_owned(), alarm })
 }

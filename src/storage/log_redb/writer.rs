@@ -10,8 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use openraft::storage::IOFlushed;
-use redb::{Durability, ReadableTable, Table, WriteTransaction};
-use serde::Serialize;
+use redb::{Durability, ReadableTable, Table};
 use tokio::sync::oneshot;
 use tracing::error;
 
@@ -168,12 +167,13 @@ impl Writer {
         let mut disk = self.disk;
         {
             let mut log = transaction.open_table(LOG)?;
+            let mut meta = transaction.open_table(META)?;
             for queued in batch {
-                self.write_command(&queued.command, &transaction, &mut log, &mut disk)?;
+                self.write_command(&queued.command, &mut log, &mut meta, &mut disk)?;
                 disk.position = queued.position;
             }
             if let Some(committed) = self.newer_committed(disk.position) {
-                put(&transaction, COMMITTED, &committed)?;
+                meta.insert(COMMITTED, codec::seal(&committed).as_slice())?;
                 disk.committed = Some(committed);
             }
             if let Some(to) = disk.sweep_to {
@@ -189,8 +189,8 @@ impl Writer {
     fn write_command(
         &mut self,
         command: &Command,
-        transaction: &WriteTransaction,
         log: &mut Table<'_, u64, &[u8]>,
+        meta: &mut Table<'_, &str, &[u8]>,
         disk: &mut Disk,
     ) -> Result<(), redb::Error> {
         match command {
@@ -205,11 +205,11 @@ impl Writer {
                 end.close()?;
             }
             Command::SaveVote { vote, .. } => {
-                put(transaction, VOTE, vote)?;
+                meta.insert(VOTE, codec::seal(vote).as_slice())?;
             }
             Command::Truncate { next, .. } => log.retain_in(*next.., |_, _| false)?,
             Command::Purge { to, .. } => {
-                put(transaction, PURGED, to)?;
+                meta.insert(PURGED, codec::seal(to).as_slice())?;
                 disk.sweep_to = Some(to.index);
             }
         }
@@ -247,12 +247,6 @@ impl Writer {
             queued.command.answer(Err(LogError::Failed(Arc::clone(&failure))));
         }
     }
-}
-
-/// Sets a record beside the entries. Most batches have none, so the table is opened for those that do.
-fn put(transaction: &WriteTransaction, key: &str, value: &impl Serialize) -> Result<(), redb::Error> {
-    transaction.open_table(META)?.insert(key, codec::seal(value).as_slice())?;
-    Ok(())
 }
 
 /// How a batch is committed: on disk when the commit returns.
