@@ -7,6 +7,8 @@ pub mod backup;
 #[cfg(feature = "net")]
 pub mod client;
 pub mod clock;
+#[cfg(feature = "net")]
+pub mod cluster_header;
 pub mod forward;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;

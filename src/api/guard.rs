@@ -14,10 +14,10 @@ use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use tokio::sync::SemaphorePermit;
 
-use super::Shared;
 use super::error::{ApiError, OwnFault};
 use super::request_id::{self, RequestId};
-use super::{body, own_cluster};
+use super::{Shared, body};
+use crate::kv::cluster_header::ClusterHeader;
 use crate::kv::types::KvError;
 
 /// Paths that answer without a token: a probe says only that the node lives, or that it serves.
@@ -71,7 +71,7 @@ async fn answer_of_cluster(shared: &Shared, route: Option<&str>, request: Reques
     if !is_open(route)
         && let Some(cluster_id) = shared.own_cluster.header(&*shared.api.cluster)
     {
-        response.headers_mut().insert(own_cluster::HEADER, cluster_id);
+        response.headers_mut().insert(ClusterHeader::NAME, cluster_id);
     }
     response
 }

@@ -8,25 +8,16 @@
 
 use std::sync::OnceLock;
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, HeaderValue};
 
 use super::error::ApiError;
+use crate::kv::cluster_header::ClusterHeader;
 use crate::kv::interface::ClusterController;
-use crate::kv::json::CLUSTER_ID_HEADER;
 use crate::kv::types::ClusterId;
-
-/// Where the id stands, in a request and in its answer.
-pub(super) const HEADER: HeaderName = HeaderName::from_static(CLUSTER_ID_HEADER);
 
 /// The cluster of this node, once it belongs to one.
 #[derive(Default)]
-pub(super) struct OwnCluster(OnceLock<Named>);
-
-/// An id, and the same as it stands in a header.
-struct Named {
-    id: ClusterId,
-    header: HeaderValue,
-}
+pub(super) struct OwnCluster(OnceLock<ClusterHeader>);
 
 impl OwnCluster {
     /// Refuses a request that is meant for another cluster. A node without one has none that it could be taken
@@ -36,15 +27,15 @@ impl OwnCluster {
         controller: &dyn ClusterController,
         headers: &HeaderMap,
     ) -> Result<(), ApiError> {
-        let Some(sent) = headers.get(HEADER) else { return Ok(()) };
+        let Some(sent) = headers.get(ClusterHeader::NAME) else { return Ok(()) };
         let own = self.named(controller);
-        if own.is_some_and(|own| own.header == sent) {
+        if own.is_some_and(|own| own.value() == sent) {
             return Ok(());
         }
         let given = String::from_utf8_lossy(sent.as_bytes());
         let asked: ClusterId =
             given.parse().map_err(|_| ApiError::BadClusterId { given: given.into_owned() })?;
-        match own.map(|own| own.id) {
+        match own.map(ClusterHeader::id) {
             Some(own) if own != asked => Err(ApiError::OtherCluster { own, asked }),
             _ => Ok(()),
         }
@@ -52,17 +43,14 @@ impl OwnCluster {
 
     /// What the answers of this node bear.
     pub(super) fn header(&self, controller: &dyn ClusterController) -> Option<HeaderValue> {
-        self.named(controller).map(|own| own.header.clone())
+        self.named(controller).map(|own| own.value().clone())
     }
 
-    fn named(&self, controller: &dyn ClusterController) -> Option<&Named> {
+    fn named(&self, controller: &dyn ClusterController) -> Option<&ClusterHeader> {
         if let Some(known) = self.0.get() {
             return Some(known);
         }
         let id = controller.cluster_id()?;
-        Some(self.0.get_or_init(|| {
-            let header = HeaderValue::from_str(&id.to_string());
-            Named { id, header: header.expect("an id is of hex digits and dashes") }
-        }))
+        Some(self.0.get_or_init(|| ClusterHeader::new(id)))
     }
 }

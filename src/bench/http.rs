@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{self, HeaderValue};
+use hyper::header;
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 use super::plan::{Kind, Operation, RANGE_KEYS};
 use super::{OperationError, Session, Target};
 use crate::kv::client::Address;
-use crate::kv::json::CLUSTER_ID_HEADER;
+use crate::kv::cluster_header::ClusterHeader;
 use crate::kv::token::HttpToken;
 use crate::kv::types::ClusterId;
 
@@ -45,7 +45,7 @@ type Connection = Arc<Mutex<Option<SendRequest<Full<Bytes>>>>>;
 pub struct HttpSession {
     address: Address,
     token: Option<HttpToken>,
-    cluster_id: Option<HeaderValue>,
+    cluster: Option<ClusterHeader>,
     connection: Connection,
 }
 
@@ -68,10 +68,8 @@ impl Target for HttpTarget {
             *sender = Some(open(&address).await?);
         }
         drop(sender);
-        let header = |id: ClusterId| HeaderValue::try_from(id.to_string());
-        let cluster_id =
-            self.nodes.cluster_id.map(|id| header(id).expect("an id is of hex digits and dashes"));
-        Ok(HttpSession { address, token: self.nodes.token.clone(), cluster_id, connection })
+        let cluster = self.nodes.cluster_id.map(ClusterHeader::new);
+        Ok(HttpSession { address, token: self.nodes.token.clone(), cluster, connection })
     }
 }
 
@@ -102,8 +100,8 @@ impl Session for HttpSession {
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, token.header());
         }
-        if let Some(cluster_id) = &self.cluster_id {
-            request = request.header(CLUSTER_ID_HEADER, cluster_id);
+        if let Some(cluster) = &self.cluster {
+            request = request.header(ClusterHeader::NAME, cluster.value());
         }
         let request = request.body(Full::new(body)).expect("checked parts make a request");
         let failed = |error: hyper::Error| OperationError(error.to_string());

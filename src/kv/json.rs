@@ -21,8 +21,8 @@ use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 
 pub use cluster::{
-    AddLearnerForm, AddPeersForm, CLUSTER_ID_HEADER, ChangeMembershipForm, Connection, HealthForm, KnownPeer,
-    LeaderForm, LogFilterForm, NewTicket, NewTicketForm, OTHER_CLUSTER, OTHER_CLUSTER_ACTION, PeersForm,
+    AddLearnerForm, AddPeersForm, ChangeMembershipForm, Connection, HealthForm, KnownPeer, LeaderForm,
+    LogFilterForm, NewTicket, NewTicketForm, OTHER_CLUSTER, OTHER_CLUSTER_ACTION, PeersForm,
     ReplaceMemberForm, RevokedForm, TicketsForm, TransferLeaderForm,
 };
 pub use error::{ErrorBody, ErrorForm};

@@ -1,7 +1,7 @@
 //! Which cluster answers, and requests that are meant for another one.
 
 use super::*;
-use crate::api::own_cluster::HEADER;
+use crate::kv::cluster_header::ClusterHeader;
 use crate::kv::types::ClusterId;
 
 /// A router of a node of this cluster, or of none.
@@ -13,12 +13,13 @@ fn api_of(cluster_id: Option<ClusterId>, kv: FakeStore) -> Router {
 /// The status of the answer, and the cluster that it says it is of.
 async fn seen(router: &Router, request: Request<Body>) -> (u16, Option<ClusterId>) {
     let response = router.clone().oneshot(request).await.unwrap();
-    let cluster_id = response.headers().get(HEADER).map(|id| id.to_str().unwrap().parse().unwrap());
+    let cluster_id =
+        response.headers().get(ClusterHeader::NAME).map(|id| id.to_str().unwrap().parse().unwrap());
     (response.status().as_u16(), cluster_id)
 }
 
 fn meant_for(cluster: &str, mut request: Request<Body>) -> Request<Body> {
-    request.headers_mut().insert(HEADER, cluster.parse().unwrap());
+    request.headers_mut().insert(ClusterHeader::NAME, cluster.parse().unwrap());
     request
 }
 

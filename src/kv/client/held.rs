@@ -6,24 +6,14 @@
 use std::sync::OnceLock;
 
 use hyper::HeaderMap;
-use hyper::header::{HeaderName, HeaderValue};
+use hyper::header::HeaderValue;
 
-use crate::kv::json::CLUSTER_ID_HEADER;
+use crate::kv::cluster_header::ClusterHeader;
 use crate::kv::types::ClusterId;
-
-/// Where the id stands, in a request and in its answer.
-pub(super) const HEADER: HeaderName = HeaderName::from_static(CLUSTER_ID_HEADER);
 
 /// The cluster that the client was told, or else that of the first answer which named one, for good.
 #[derive(Debug, Default)]
-pub(super) struct HeldCluster(OnceLock<Named>);
-
-/// An id, and the same as it stands in a header.
-#[derive(Debug)]
-struct Named {
-    id: ClusterId,
-    header: HeaderValue,
-}
+pub(super) struct HeldCluster(OnceLock<ClusterHeader>);
 
 /// Whose an answer is that came from another cluster.
 #[derive(Clone, Copy, Debug)]
@@ -35,30 +25,23 @@ pub(super) struct Stray {
 impl HeldCluster {
     /// Holds to a cluster from the start, if there is one.
     pub(super) fn new(cluster_id: Option<ClusterId>) -> Self {
-        Self(cluster_id.map(|id| OnceLock::from(Named::new(id))).unwrap_or_default())
+        Self(cluster_id.map(|id| OnceLock::from(ClusterHeader::new(id))).unwrap_or_default())
     }
 
     /// What a request bears.
-    pub(super) fn header(&self) -> Option<HeaderValue> {
-        self.0.get().map(|held| held.header.clone())
+    pub(super) fn header(&self) -> Option<&HeaderValue> {
+        self.0.get().map(ClusterHeader::value)
     }
 
     /// Looks at whose an answer is. Nodes without a cluster, older ones, and those of a backend that gives its
     /// clusters no id say nothing.
     pub(super) fn look_at(&self, headers: &HeaderMap) -> Option<Stray> {
-        let said = headers.get(HEADER)?;
-        if self.0.get().is_some_and(|held| held.header == said) {
+        let said = headers.get(ClusterHeader::NAME)?;
+        if self.0.get().is_some_and(|held| held.value() == said) {
             return None;
         }
         let found = said.to_str().ok()?.parse().ok()?;
-        let asked = self.0.get_or_init(|| Named::new(found)).id;
+        let asked = self.0.get_or_init(|| ClusterHeader::new(found)).id();
         (asked != found).then_some(Stray { asked, found })
-    }
-}
-
-impl Named {
-    fn new(id: ClusterId) -> Self {
-        let header = HeaderValue::from_str(&id.to_string());
-        Self { id, header: header.expect("an id is of hex digits and dashes") }
     }
 }

@@ -24,9 +24,10 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::time::Instant;
 
 use super::address::Targets;
-use super::held::{self, HeldCluster, Stray};
+use super::held::{HeldCluster, Stray};
 use super::verdict::{Again, Attempt, Verdict, judge};
 use super::{Address, ClientError, Effect};
+use crate::kv::cluster_header::ClusterHeader;
 use crate::kv::token::HttpToken;
 use crate::limits;
 
@@ -332,7 +333,7 @@ impl Http {
             request = request.header(header::AUTHORIZATION, token.header());
         }
         if let Some(cluster_id) = self.cluster.header().filter(|_| !call.of_any_cluster) {
-            request = request.header(held::HEADER, cluster_id);
+            request = request.header(ClusterHeader::NAME, cluster_id);
         }
         request.body(Full::new(call.body.clone())).expect("checked parts make a request")
     }

@@ -15,7 +15,8 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
 use super::*;
-use crate::kv::json::{CLUSTER_ID_HEADER, ErrorBody, OTHER_CLUSTER};
+use crate::kv::cluster_header::ClusterHeader;
+use crate::kv::json::{ErrorBody, OTHER_CLUSTER};
 use crate::kv::types::{KvError, LeaderHint, MembershipChange, NodeId};
 
 /// What the fake node does with one request.
@@ -53,11 +54,11 @@ impl FakeNode {
         let (seen, meant) = (requests.clone(), meant_for.clone());
         let router = Router::new().fallback(async move |headers: HeaderMap, body: Body| {
             seen.lock().unwrap().push(serde_json::from_slice(&body).unwrap_or(Json::Null));
-            let asked = headers.get(CLUSTER_ID_HEADER).map(|id| id.to_str().unwrap().parse().unwrap());
+            let asked = headers.get(ClusterHeader::NAME).map(|id| id.to_str().unwrap().parse().unwrap());
             meant.lock().unwrap().push(asked);
             let mut said = HeaderMap::new();
             if let Some(own) = own {
-                said.insert(CLUSTER_ID_HEADER, own.to_string().parse().unwrap());
+                said.insert(ClusterHeader::NAME, ClusterHeader::new(own).value().clone());
             }
             if let (Some(own), Some(asked)) = (own, asked)
                 && own != asked

@@ -12,9 +12,6 @@ use crate::kv::types::{
 };
 use crate::limits;
 
-/// The header that says in a request which cluster it is meant for, and in an answer which one it is of.
-pub const CLUSTER_ID_HEADER: &str = "aspen-cluster-id";
-
 /// The code of an answer to a request that was meant for another cluster.
 pub const OTHER_CLUSTER: &str = "other_cluster";
 
