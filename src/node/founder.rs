@@ -14,7 +14,7 @@ pub(super) fn founds_by_itself(config: &Config, joins: bool) -> bool {
 
 /// Waits until the cluster has other members, and says what the loss of the data directory would lead to.
 pub(super) async fn warn_once_there_are_others(raft: RaftHandle) -> Result<(), anyhow::Error> {
-    let mut metrics = raft.metrics();
+    let mut metrics = raft.server_metrics();
     loop {
         if has_others(&metrics.borrow_watched().membership_config) {
             tracing::warn!(

@@ -343,7 +343,8 @@ async fn scrub(scrubber: Scrubber, interval: Duration) -> Result<(), anyhow::Err
 }
 
 async fn follow_membership(raft: RaftHandle, transport: Transport) -> Result<(), anyhow::Error> {
-    let mut metrics = raft.metrics();
+    // Not all metrics: those change with every entry.
+    let mut metrics = raft.server_metrics();
     let mut last = None;
     // The entry of a membership that the state may not have yet.
     let mut awaited = None;

@@ -135,16 +135,13 @@ fn answer<T>(reply: RpcReplyPort<Result<T, ClusterError>>, result: Result<T, Clu
 }
 
 async fn report_failure(raft: RaftHandle, actor: ActorRef<RaftMessage>) {
-    let mut metrics = raft.metrics();
-    loop {
-        if let Err(fatal) = &metrics.borrow_watched().running_state {
-            let reason = fatal.to_string();
-            actor.cast(RaftMessage::Failed(reason)).ok();
-            return;
-        }
-        if metrics.changed().await.is_err() {
-            actor.cast(RaftMessage::Failed("its core task ended".to_owned())).ok();
-            return;
-        }
-    }
+    // They change with terms, leaders and members, and end with the core, which first says why. All metrics
+    // change with every entry, and whoever waits for those is woken several times a write.
+    let mut alive = raft.server_metrics();
+    while alive.changed().await.is_ok() {}
+    let reason = match &raft.metrics().borrow_watched().running_state {
+        Err(fatal) => fatal.to_string(),
+        Ok(()) => "its core task ended".to_owned(),
+    };
+    actor.cast(RaftMessage::Failed(reason)).ok();
 }
