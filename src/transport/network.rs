@@ -6,6 +6,8 @@
 //! - A peer is dialed for appends only once there is a request for it, which Raft holds back for the
 //!   time of its backoff.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::stream::BoxStream;
@@ -23,7 +25,7 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RaftNetworkFactory};
-use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Transport;
@@ -42,6 +44,10 @@ const PIPELINE_DEPTH: usize = 64;
 /// A stream without requests ends after this time. Raft looks then whether it still has the right ones to
 /// send: those that it was to begin with may be purged.
 const IDLE: Duration = Duration::from_millis(limits::STREAM_IDLE_MS);
+
+/// How often a stream looks whether it is idle or stalled, in the time after which it is. To be told of each
+/// request would wake it once more a write.
+const LOOKS: u32 = 4;
 
 /// The code that a connection is closed with when its answers stop coming.
 pub(super) const STALLED: u32 = 408;
@@ -150,9 +156,9 @@ impl PeerClient {
         let connection = self.connect(Lane::Append).await?;
         let stall = self.transport.0.timeouts.stall;
         let (requests, results) = open_append_stream(&connection, stall).await?;
-        let (sent, watch_sent) = watch::channel(0);
-        let pump = AbortOnDropHandle::new(tokio::spawn(pump(input, requests, sent)));
-        Ok(AppendPipe { connection, results, sent: watch_sent, received: 0, stall, _pump: pump })
+        let sent = Arc::<AtomicU64>::default();
+        let pump = AbortOnDropHandle::new(tokio::spawn(pump(input, requests, sent.clone())));
+        Ok(AppendPipe { connection, results, sent, received: 0, stall, pump })
     }
 }
 
@@ -179,12 +185,12 @@ pub(super) fn unreachable(error: &(impl std::error::Error + 'static)) -> RpcErro
 
 /// Sends requests as they come. It counts a request before it sends it, so that an answer never comes
 /// before its request is counted.
-async fn pump<S>(mut input: S, requests: mpsc::Sender<AppendRequest>, sent: watch::Sender<u64>)
+async fn pump<S>(mut input: S, requests: mpsc::Sender<AppendRequest>, sent: Arc<AtomicU64>)
 where
     S: Stream<Item = AppendRequest> + Unpin,
 {
     while let Some(request) = input.next().await {
-        sent.send_modify(|sent| *sent += 1);
+        sent.fetch_add(1, Ordering::Release);
         if requests.send(request).await.is_err() {
             return;
         }
@@ -195,10 +201,10 @@ where
 struct AppendPipe {
     connection: Connection,
     results: mpsc::Receiver<AppendResult>,
-    sent: watch::Receiver<u64>,
+    sent: Arc<AtomicU64>,
     received: u64,
     stall: Duration,
-    _pump: AbortOnDropHandle<()>,
+    pump: AbortOnDropHandle<()>,
 }
 
 impl AppendPipe {
@@ -206,28 +212,34 @@ impl AppendPipe {
     async fn next(&mut self) -> Option<Result<AppendResult, RpcError>> {
         // Never dropped before it is done: a message that is half read cannot be read again.
         let mut result = std::pin::pin!(self.results.recv());
-        let mut no_more_requests = false;
+        let mut look = tokio::time::interval(self.stall.min(IDLE) / LOOKS);
+        // When it began to wait, and when it first saw that there is something to wait for.
+        let began = Instant::now();
+        let mut owed_since = None;
         loop {
-            let outstanding = *self.sent.borrow_and_update() > self.received;
             tokio::select! {
+                biased;
                 result = &mut result => {
                     return match result {
                         Ok(Some(result)) => {
                             self.received += 1;
                             Some(Ok(result))
                         }
-                        Ok(None) if !outstanding => None,
+                        Ok(None) if self.sent.load(Ordering::Acquire) == self.received => None,
                         Ok(None) => Some(Err(broken("the peer ended the stream"))),
                         Err(error) => Some(Err(unreachable(&error))),
                     };
                 }
-                changed = self.sent.changed(), if !outstanding && !no_more_requests => {
-                    no_more_requests = changed.is_err();
-                }
-                () = tokio::time::sleep(IDLE), if !outstanding && !no_more_requests => return None,
-                () = tokio::time::sleep(self.stall), if outstanding || no_more_requests => {
-                    self.connection.close(VarInt::from_u32(STALLED), b"answers stopped coming");
-                    return Some(Err(broken("answers stopped coming")));
+                _ = look.tick() => {
+                    let is_owed = self.sent.load(Ordering::Acquire) > self.received || self.pump.is_finished();
+                    if !is_owed {
+                        if began.elapsed() >= IDLE {
+                            return None;
+                        }
+                    } else if owed_since.get_or_insert_with(Instant::now).elapsed() >= self.stall {
+                        self.connection.close(VarInt::from_u32(STALLED), b"answers stopped coming");
+                        return Some(Err(broken("answers stopped coming")));
+                    }
                 }
             }
         }
