@@ -403,7 +403,7 @@ impl RedbStore {
         let (results, marks) = self.progress.syncs().watch(SyncedFile::State, || {
             let mut transaction = handle.database.begin_write().map_err(StateError::database)?;
             transaction.set_durability(Durability::None).map_err(StateError::database)?;
-            let applied = batch::apply(&mut RedbWrite::new(&transaction)?, &entries)?;
+            let applied = batch::apply(&mut RedbWrite::new(&transaction), &entries)?;
             transaction.commit().map_err(StateError::database)?;
             Ok::<_, StateError>(applied)
         })?;

@@ -80,7 +80,10 @@ pub(super) fn fill_database<T, E: From<StateError>>(
 ) -> Result<T, E> {
     let mut transaction = handle.database.begin_write().map_err(StateError::database)?;
     transaction.set_quick_repair(true);
-    let filled = fill(&mut RedbWrite::new(&transaction)?)?;
+    let mut tables = RedbWrite::new(&transaction);
+    tables.make_all()?;
+    let filled = fill(&mut tables)?;
+    drop(tables);
     transaction.commit().map_err(StateError::database)?;
     Ok(filled)
 }

@@ -50,7 +50,7 @@ impl Rebuild {
         let batch = Batch::of(entries)?;
         let mut transaction = self.handle.database.begin_write().map_err(StateError::database)?;
         transaction.set_durability(Durability::None).map_err(StateError::database)?;
-        batch::apply(&mut RedbWrite::new(&transaction)?, &batch.entries)?;
+        batch::apply(&mut RedbWrite::new(&transaction), &batch.entries)?;
         transaction.commit().map_err(StateError::database)
     }
 

@@ -268,7 +268,7 @@ impl Copy<'_> {
         transaction.set_quick_repair(true);
         let mut marks = None;
         {
-            let mut tables = RedbWrite::new(&transaction)?;
+            let mut tables = RedbWrite::new(&transaction);
             for batch in behind.batches {
                 marks = Some(batch::apply(&mut tables, &batch)?.1);
             }

@@ -121,38 +121,40 @@ impl ReadTables for RedbRead {
     }
 }
 
-/// The tables in a write transaction. Dropping it leaves the transaction free to commit.
+/// The tables in a write transaction, each opened when it is first used: a put touches three. Dropping it leaves
+/// the transaction free to commit.
 pub(crate) struct RedbWrite<'t> {
     transaction: &'t WriteTransaction,
-    /// Each open, but while it is given another name.
-    tables: [Option<redb::Table<'t, Raw, Raw>>; Table::ALL.len()],
+    tables: [OnceCell<redb::Table<'t, Raw, Raw>>; Table::ALL.len()],
 }
 
 impl<'t> RedbWrite<'t> {
-    /// Opens all tables, making those that are not there.
-    pub(crate) fn new(transaction: &'t WriteTransaction) -> Result<Self, StateError> {
-        let mut tables = Self { transaction, tables: Default::default() };
-        Table::ALL.into_iter().try_for_each(|table| tables.open(table))?;
-        Ok(tables)
+    pub(crate) fn new(transaction: &'t WriteTransaction) -> Self {
+        Self { transaction, tables: array::from_fn(|_| OnceCell::new()) }
     }
 
-    fn open(&mut self, table: Table) -> Result<(), StateError> {
+    /// Makes those tables that are not there.
+    pub(crate) fn make_all(&self) -> Result<(), StateError> {
+        Table::ALL.into_iter().try_for_each(|table| self.table(table).map(drop))
+    }
+
+    fn table(&self, table: Table) -> Result<&redb::Table<'t, Raw, Raw>, StateError> {
+        let cell = &self.tables[table.index()];
+        if let Some(open) = cell.get() {
+            return Ok(open);
+        }
         let open = self.transaction.open_table(definition(table)).map_err(StateError::database)?;
-        self.tables[table.index()] = Some(open);
-        Ok(())
+        Ok(cell.get_or_init(|| open))
     }
 
-    fn table(&self, table: Table) -> &redb::Table<'t, Raw, Raw> {
-        self.tables[table.index()].as_ref().expect("tables are open between two calls")
-    }
-
-    fn table_mut(&mut self, table: Table) -> &mut redb::Table<'t, Raw, Raw> {
-        self.tables[table.index()].as_mut().expect("tables are open between two calls")
+    fn table_mut(&mut self, table: Table) -> Result<&mut redb::Table<'t, Raw, Raw>, StateError> {
+        self.table(table)?;
+        Ok(self.tables[table.index()].get_mut().expect("it was just opened"))
     }
 
     /// Gives a table a name under which nobody looks for it, and closes it.
     fn put_away(&mut self, table: Table) -> Result<(), StateError> {
-        self.tables[table.index()] = None;
+        self.tables[table.index()].take();
         let taken = |name: &str| -> Result<bool, StateError> {
             let mut names = self.transaction.list_tables().map_err(StateError::database)?;
             Ok(names.any(|handle| handle.name() == name))
@@ -246,21 +248,21 @@ impl ReadTables for RedbWrite<'_> {
         Self: 'a;
 
     fn get<'a>(&'a self, table: Table, key: &[u8]) -> Result<Option<RedbSlice<'a>>, StateError> {
-        get(self.table(table), key)
+        get(self.table(table)?, key)
     }
 
     fn rows<'a>(&'a self, table: Table, bounds: RowBounds<'_>) -> Result<RedbRows<'a>, StateError> {
-        rows(self.table(table), bounds)
+        rows(self.table(table)?, bounds)
     }
 
     fn count(&self, table: Table) -> Result<u64, StateError> {
-        self.table(table).len().map_err(StateError::database)
+        self.table(table)?.len().map_err(StateError::database)
     }
 }
 
 impl WriteTables for RedbWrite<'_> {
     fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StateError> {
-        self.table_mut(table).insert(key, value).map_err(StateError::database)?;
+        self.table_mut(table)?.insert(key, value).map_err(StateError::database)?;
         Ok(())
     }
 
@@ -270,7 +272,7 @@ impl WriteTables for RedbWrite<'_> {
         key: &[u8],
         next: impl FnOnce(&[u8]) -> Result<Vec<u8>, StateError>,
     ) -> Result<bool, StateError> {
-        let table = self.table_mut(table);
+        let table = self.table_mut(table)?;
         let Some(mut found) = table.get_mut(key).map_err(StateError::database)? else { return Ok(false) };
         let value = next(found.value())?;
         // In its place a page is never split: one whose values grow would grow with them.
@@ -284,7 +286,7 @@ impl WriteTables for RedbWrite<'_> {
     }
 
     fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), StateError> {
-        self.table_mut(table).remove(key).map_err(StateError::database)?;
+        self.table_mut(table)?.remove(key).map_err(StateError::database)?;
         Ok(())
     }
 
@@ -293,7 +295,7 @@ impl WriteTables for RedbWrite<'_> {
         table: Table,
         rows: &[(impl AsRef<[u8]>, impl AsRef<[u8]>)],
     ) -> Result<(), StateError> {
-        let to = self.table_mut(table);
+        let to = self.table_mut(table)?;
         let mut end = to.upper_bound_mut(Bound::<&[u8]>::Unbounded).map_err(StateError::database)?;
         for (key, value) in rows {
             let (key, value) = (key.as_ref(), value.as_ref());
@@ -307,15 +309,15 @@ impl WriteTables for RedbWrite<'_> {
             return Ok(());
         }
         self.put_away(table)?;
-        self.open(table)
+        self.table(table).map(drop)
     }
 
     fn take_over(&mut self, from: Table, to: Table) -> Result<(), StateError> {
         self.put_away(to)?;
-        self.tables[from.index()] = None;
+        self.tables[from.index()].take();
         let renamed = self.transaction.rename_table(definition(from), definition(to));
         renamed.map_err(StateError::database)?;
-        self.open(from)?;
-        self.open(to)
+        // The one that was taken over is there again, and empty.
+        self.table(from).map(drop)
     }
 }

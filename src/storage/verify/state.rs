@@ -68,7 +68,7 @@ fn apply(database: &Database, entries: Vec<Entry>) -> Result<(), StateError> {
     let batch = Batch::of(entries)?;
     let mut transaction = database.begin_write().map_err(StateError::database)?;
     transaction.set_durability(Durability::None).map_err(StateError::database)?;
-    batch::apply(&mut RedbWrite::new(&transaction)?, &batch.entries)?;
+    batch::apply(&mut RedbWrite::new(&transaction), &batch.entries)?;
     transaction.commit().map_err(StateError::database)
 }
 

@@ -225,7 +225,7 @@ fn damage_is_not_copied() {
     {
         let handle = store.state().store.handle();
         let transaction = handle.database.begin_write().unwrap();
-        let mut tables = RedbWrite::new(&transaction).unwrap();
+        let mut tables = RedbWrite::new(&transaction);
         crate::storage::tables::WriteTables::put(&mut tables, Table::Data, &name(3), b"anything").unwrap();
         drop(tables);
         transaction.commit().unwrap();
