@@ -187,6 +187,14 @@ pub const SYNC_SLOW_MS: u64 = 1_000;
 /// above a hiccup of a busy disk and far above an election.
 pub const SYNC_STALLED_MS: u64 = 3_000;
 
+/// Time after which a write to the state counts as one that waits for the disk: one does that makes the file larger.
+/// Reads leave the threads of the runtime alone then, as they may wait with it.
+pub const STATE_WRITE_WAITS_MS: u64 = 10;
+
+/// Threads of the runtime, at least, however few processors there are: a write to the state that waits for the disk
+/// holds one.
+pub const RUNTIME_THREADS_MIN_COUNT: usize = 2;
+
 /// Time that a disk counts as stalled after a sync took that long. A disk that fails rarely does so once.
 pub const DISK_COOL_DOWN_MS: u64 = 30_000;
 

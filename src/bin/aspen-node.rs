@@ -10,7 +10,7 @@ use aspen::config::flags::{Command, Flags};
 use aspen::config::{Config, Loaded, Sources};
 use aspen::node::{self, Banner, SettingsSource, Surroundings, arenas, care, identity, open_files};
 use aspen::transport::ticket::NodeTicket;
-use aspen::{metrics, telemetry};
+use aspen::{limits, metrics, telemetry};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
@@ -89,7 +89,12 @@ fn run(flags: Flags, settings: Loaded) -> anyhow::Result<()> {
     arenas::bound();
     open_files::raise_limit();
     let figures = metrics::install()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("aspen").build()?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if std::thread::available_parallelism().is_ok_and(|count| count.get() < limits::RUNTIME_THREADS_MIN_COUNT)
+    {
+        runtime.worker_threads(limits::RUNTIME_THREADS_MIN_COUNT);
+    }
+    let runtime = runtime.enable_all().thread_name("aspen").build()?;
     let result = runtime.block_on(async {
         let stop = CancellationToken::new();
         stop_on_signals(stop.clone())?;
@@ -101,7 +106,7 @@ fn run(flags: Flags, settings: Loaded) -> anyhow::Result<()> {
         anyhow::Ok(())
     });
     // Everything that matters has stopped; a task that hangs must not keep the process.
-    runtime.shutdown_timeout(std::time::Duration::from_millis(aspen::limits::STOP_TIMEOUT_MS));
+    runtime.shutdown_timeout(std::time::Duration::from_millis(limits::STOP_TIMEOUT_MS));
     result
 }
 

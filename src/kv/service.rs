@@ -333,8 +333,8 @@ impl KeyValueStore for KvService {
         };
         let reader = self.0.parts.reader.clone();
         let (revision, range) = match &request.range {
-            KeyRange::Key(_) => reader.read(&request)?,
-            // A scan takes long enough to be in the way of other tasks.
+            KeyRange::Key(_) if !reader.waits_for_disk() => reader.read(&request)?,
+            // A scan takes long enough to be in the way of other tasks, and so does who waits for the disk.
             _ => runtime::blocking(move || reader.read(&request))
                 .await
                 .map_err(|error| KvError::Storage { reason: error.to_string() })??,

@@ -9,7 +9,7 @@
 //! - The format's version stands here for the whole directory; a newer one is refused.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, Table, TableDefinition, WriteTransaction};
 use serde::de::DeserializeOwned;
@@ -173,6 +173,8 @@ struct Inner {
     node_id: NodeId,
     public_key: PublicKey,
     incarnation: u64,
+    /// Held while a change is written. Who asks what is known does not wait for that: the disk may hang.
+    writing: Mutex<()>,
     changing: Mutex<Changing>,
 }
 
@@ -302,8 +304,8 @@ impl Metadata {
 
     /// Metadata that ends with the process, for `--storage memory`.
     pub fn in_memory(node_id: NodeId, public_key: PublicKey) -> Self {
-        let (incarnation, changing) = (rand::random(), Mutex::default());
-        Self(Arc::new(Inner { file: None, node_id, public_key, incarnation, changing }))
+        let (incarnation, writing, changing) = (rand::random(), Mutex::default(), Mutex::default());
+        Self(Arc::new(Inner { file: None, node_id, public_key, incarnation, writing, changing }))
     }
 
     /// The node whose directory it is.
@@ -333,14 +335,14 @@ impl Metadata {
     /// # Errors
     /// The node belongs to another cluster already, or the write failed.
     pub fn adopt_cluster_id(&self, given: ClusterId) -> Result<(), MetadataError> {
-        let mut changing = self.lock();
-        match changing.cluster_id {
+        let _writing = self.lock_writing();
+        match self.cluster_id() {
             Some(stored) if stored == given => return Ok(()),
             Some(stored) => return Err(MetadataError::OtherCluster { stored, given }),
             None => {}
         }
         self.save(CLUSTER_ID, &given)?;
-        changing.cluster_id = Some(given);
+        self.lock().cluster_id = Some(given);
         Ok(())
     }
 
@@ -352,7 +354,7 @@ impl Metadata {
     /// Moves the directory to another cluster, of which it knows nobody. Until the recovery is ended the
     /// node does not start.
     pub(super) fn begin_recovery(&self, recovery: Recovery) -> Result<(), MetadataError> {
-        let mut changing = self.lock();
+        let _writing = self.lock_writing();
         let nobody: Vec<(NodeId, NodeInfo)> = Vec::new();
         self.change(|table| {
             put(table, RECOVERY, &recovery)?;
@@ -365,18 +367,18 @@ impl Metadata {
             Ok(())
         })?;
         let (cluster_id, recovery) = (Some(recovery.to), Some(recovery));
-        *changing = Changing { cluster_id, recovery, ..Changing::default() };
+        *self.lock() = Changing { cluster_id, recovery, ..Changing::default() };
         Ok(())
     }
 
     /// Lets the node start in its new cluster.
     pub(super) fn end_recovery(&self) -> Result<(), MetadataError> {
-        let mut changing = self.lock();
+        let _writing = self.lock_writing();
         self.change(|table| {
             table.remove(RECOVERY)?;
             Ok(())
         })?;
-        changing.recovery = None;
+        self.lock().recovery = None;
         Ok(())
     }
 
@@ -396,10 +398,10 @@ impl Metadata {
     /// # Errors
     /// The write failed.
     pub fn agree_to(&self, founding: &Founding) -> Result<(), MetadataError> {
-        let mut changing = self.lock();
-        if changing.founding.as_ref() != Some(founding) {
+        let _writing = self.lock_writing();
+        if self.founding().as_ref() != Some(founding) {
             self.save(FOUNDING, founding)?;
-            changing.founding = Some(founding.clone());
+            self.lock().founding = Some(founding.clone());
         }
         Ok(())
     }
@@ -424,8 +426,8 @@ impl Metadata {
         if count > limits::PEERS_MAX_COUNT {
             return Err(MetadataError::TooManyPeers { count });
         }
-        let mut changing = self.lock();
-        if changing.peers == peers && changing.once_members == once_members {
+        let _writing = self.lock_writing();
+        if self.peers() == peers && self.once_members() == once_members {
             return Ok(());
         }
         // As pairs: the flattened form of a peer exists in JSON only.
@@ -438,6 +440,7 @@ impl Metadata {
             }
             put(table, ONCE_MEMBERS, &once_members)
         })?;
+        let mut changing = self.lock();
         changing.peers = peers.to_vec();
         changing.once_members = once_members.to_vec();
         Ok(())
@@ -461,6 +464,11 @@ impl Metadata {
             Ok(transaction.commit()?)
         })?;
         Ok(())
+    }
+
+    fn lock_writing(&self) -> MutexGuard<'_, ()> {
+        // A change that panicked changed nothing that is known.
+        self.0.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Changing> {
@@ -507,7 +515,8 @@ fn load(path: PathBuf, database: Database) -> Result<Inner, MetadataError> {
     let came_in = stored.optional(CAME_IN)?.unwrap_or_default();
     let once_members = stored.optional(ONCE_MEMBERS)?.unwrap_or_default();
     let changing = Mutex::new(Changing { cluster_id, peers, once_members, recovery, founding, came_in });
-    Ok(Inner { file: Some((path, database)), node_id, public_key, incarnation, changing })
+    let (file, writing) = (Some((path, database)), Mutex::default());
+    Ok(Inner { file, node_id, public_key, incarnation, writing, changing })
 }
 
 /// The values as they stand on disk.

@@ -99,20 +99,24 @@ impl Pressure {
     /// Waits until there is room for entries from a leader, for a bounded time. Returns whether there is.
     pub async fn room_for_entries(&self, bytes: u64) -> bool {
         let needed_bytes = bytes.saturating_mul(limits::DISK_BYTES_PER_COMMAND_BYTE);
-        let deadline = tokio::time::Instant::now() + Duration::from_millis(limits::DISK_APPEND_WAIT_MS);
-        while !self.space.take_entries(needed_bytes) {
+        if self.space.take_entries(needed_bytes) {
+            return true;
+        }
+        // A save is within the bound, too: the disk may hang in it.
+        let bound = Duration::from_millis(limits::DISK_APPEND_WAIT_MS);
+        tokio::time::timeout(bound, self.take_once_there_is_room(needed_bytes)).await.is_ok()
+    }
+
+    async fn take_once_there_is_room(&self, needed_bytes: u64) {
+        loop {
             if self.space.would_a_save_help(Growth::Frees) {
                 let _saving = self.saving.lock().await;
                 self.save().await;
-                if self.space.take_entries(needed_bytes) {
-                    return true;
-                }
             }
-            if tokio::time::Instant::now() >= deadline {
-                return false;
+            if self.space.take_entries(needed_bytes) {
+                return;
             }
             tokio::time::sleep(Duration::from_millis(limits::DISK_WATCH_INTERVAL_MS)).await;
         }
-        true
     }
 }

@@ -126,6 +126,14 @@ impl StateReader {
         answer.unwrap_or_else(|error| Err(KvError::Storage { reason: error.to_string() }))
     }
 
+    /// Whether a read may wait for the disk with a write, for as long as that hangs.
+    pub fn waits_for_disk(&self) -> bool {
+        match &self.store {
+            Store::Memory(_) => false,
+            Store::Redb(state) => state.waits_for_disk(),
+        }
+    }
+
     /// The nodes that were let into the cluster, as of the newest applied state.
     ///
     /// # Errors

@@ -195,6 +195,14 @@ impl RedbState {
         matches!(self.store.writer.try_lock(), Err(TryLockError::WouldBlock))
     }
 
+    /// Whether a write waits for the disk, by the time that it takes. The library lets no read begin while it
+    /// makes the file larger.
+    pub(crate) fn waits_for_disk(&self) -> bool {
+        let waits = Duration::from_millis(limits::STATE_WRITE_WAITS_MS);
+        let syncs = self.store.progress.syncs();
+        syncs.under_way_to(SyncedFile::State, Instant::now()).is_some_and(|time| time >= waits)
+    }
+
     pub(crate) fn apply(&self, entries: Vec<BatchEntry>, bytes: usize) -> Result<Vec<Applied>, StateError> {
         self.store.watched(|| self.store.apply(entries, bytes))
     }

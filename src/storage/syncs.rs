@@ -68,8 +68,13 @@ impl Syncs {
     /// The sync that has been under way for longest, and for how long.
     pub fn under_way(&self, now: Instant) -> Option<(SyncedFile, Duration)> {
         let files = SyncedFile::ALL.into_iter();
-        let times = files.filter_map(|file| Some((file, self.elapsed(&self.since_us[file as usize], now)?)));
+        let times = files.filter_map(|file| Some((file, self.under_way_to(file, now)?)));
         times.max_by_key(|(_, time)| *time)
+    }
+
+    /// For how long a write to this file has been under way, if one is.
+    pub fn under_way_to(&self, file: SyncedFile, now: Instant) -> Option<Duration> {
+        self.elapsed(&self.since_us[file as usize], now)
     }
 
     /// Whether a sync hangs.

@@ -2,6 +2,7 @@ use redb::ReadableTable;
 use tempfile::TempDir;
 
 use super::*;
+use crate::storage::disk::simulated::SimulatedDisk;
 
 const KEY: PublicKey = PublicKey([7; 32]);
 
@@ -38,6 +39,24 @@ fn everything_survives_a_restart_and_the_id_defaults_to_one() {
         );
         assert_eq!(metadata.public_key(), KEY);
     }
+}
+
+#[test]
+fn what_is_known_is_told_while_the_disk_hangs_in_a_change() {
+    let disk = SimulatedDisk::new("/node", 7);
+    let metadata = Metadata::open_on(&*disk.mount(), Path::new("/node"), None, KEY).unwrap();
+    let cluster = ClusterId::random();
+    metadata.adopt_cluster_id(cluster).unwrap();
+    disk.hold_syncs(METADATA_FILE);
+    let saving = std::thread::spawn({
+        let metadata = metadata.clone();
+        move || metadata.save_peers(&[peer(2)], &[])
+    });
+    assert!(disk.wait_for_held_sync());
+    assert_eq!((metadata.cluster_id(), metadata.peers()), (Some(cluster), vec![]), "as of what is on disk");
+    disk.release_syncs();
+    saving.join().unwrap().unwrap();
+    assert_eq!(metadata.peers(), [peer(2)]);
 }
 
 #[test]

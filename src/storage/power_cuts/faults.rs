@@ -156,6 +156,24 @@ async fn hanging_sync_in_which_the_file_grows_holds_up_no_append() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hanging_sync_in_which_the_state_grows_is_seen_by_who_would_read() {
+    let disk = disk();
+    let mut store = Store::open(&disk).unwrap();
+    let reader = store.state.reader();
+    store.log.blocking_append((0..24).map(|index| entry(index, 900_000))).await.unwrap();
+    assert!(!reader.waits_for_disk());
+    disk.hold_syncs(STATE_FILE);
+    let applied =
+        tokio::spawn(async move { apply(&mut store, (0..24).map(|index| entry(index, 900_000))).await });
+    assert!(disk.wait_for_held_sync());
+    tokio::time::sleep(Duration::from_millis(limits::STATE_WRITE_WAITS_MS)).await;
+    assert!(reader.waits_for_disk());
+    disk.release_syncs();
+    applied.await.unwrap().unwrap();
+    assert!(!reader.waits_for_disk());
+}
+
 /// Appends and applies, with a checkpoint now and then, until something fails or all is done. Returns how
 /// many entries were acknowledged, and the failure.
 async fn fill(store: &mut Store, from: u64, to: u64) -> (u64, Option<String>) {
