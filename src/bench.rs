@@ -2,10 +2,11 @@
 //!
 //! It knows stores only as [`Target`], so that the same load can be put on another store for comparison.
 //! With a rate, latency counts from the moment at which a request was due, so that a stall is seen by all
-//! requests that it held up and not by one.
+//! requests that it held up and not by one, also by those that were never sent for it.
 //!
 //! # Tiger Style
-//! - It ends: after its duration and at most [`limits::BENCH_OPERATION_TIMEOUT_MS`](crate::limits).
+//! - It ends: after its duration and at most [`limits::BENCH_OPERATION_TIMEOUT_MS`](crate::limits), and
+//!   before that once a client has no connection within `BENCH_CONNECT_TIMEOUT_MS`.
 //! - A client has one request under way.
 
 pub mod cpu;

@@ -742,6 +742,19 @@ pub const CLI_ABORT_TIMEOUT_MS: u64 = 5_000;
 /// Time for one operation of a load generator. Above a node's own bound.
 pub const BENCH_OPERATION_TIMEOUT_MS: u64 = 10_000;
 
+/// Time for a client of a load generator to connect. Above what a handshake over a relay takes.
+pub const BENCH_CONNECT_TIMEOUT_MS: u64 = 10_000;
+
+/// Time in which a node must say what processor time it has used. The load goes on meanwhile, and what came
+/// later would be of another time than the one that is measured.
+pub const BENCH_FIGURES_TIMEOUT_MS: u64 = 2_000;
+
+/// Page of a node's figures that a load generator takes. It has some ten kilobytes.
+pub const BENCH_FIGURES_MAX_BYTES: usize = 4 * 1024 * 1024;
+
+/// Steps in which a client counts what it could not send before the end.
+pub const BENCH_LEFT_STEPS_MAX_COUNT: u64 = 100_000;
+
 /// Clients of one load generator: each may be a connection.
 pub const BENCH_CLIENTS_MAX_COUNT: usize = 4_096;
 
@@ -970,6 +983,7 @@ const _: () = assert!(HTTP_CONNECTIONS_MAX_COUNT > HTTP_REQUESTS_MAX_COUNT);
 const _: () = assert!(SNAPSHOT_CHUNK_MAX_BYTES + RESTORE_STEP_OVERHEAD_BYTES <= COMMAND_MAX_BYTES);
 const _: () =
     assert!(RESTORE_REVISION_GAP < RESTORE_REVISION_MAX && RESTORE_REVISION_MAX < BACKUP_REVISION_MAX);
+const _: () = assert!(WIRE_CONNECT_TIMEOUT_MS < BENCH_CONNECT_TIMEOUT_MS);
 const _: () = assert!(ACTOR_RECONNECT_MIN_MS < ACTOR_RECONNECT_MAX_MS);
 const _: () = assert!(AGENT_REPORT_TIMEOUT_MS < 1_000);
 const _: () = assert!(AGENT_ELECTION_WAIT_MS + AGENT_ANSWER_MARGIN_MS < AGENT_CALL_TIMEOUT_MS);

@@ -102,7 +102,8 @@ impl Mix {
         self.kinds().any(|kind| !kind.writes())
     }
 
-    fn draw(&self, rng: &mut impl Rng) -> Kind {
+    /// Draws a kind.
+    pub fn draw(&self, rng: &mut impl Rng) -> Kind {
         let total = self.0.iter().map(|(_, share)| share).sum::<u32>();
         let mut drawn = rng.random_range(0..total);
         for (kind, share) in &self.0 {

@@ -3,12 +3,11 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
 use hdrhistogram::serialization::V2Serializer;
 use hdrhistogram::serialization::interval_log::IntervalLogWriterBuilder;
 use serde::Serialize;
 
-use super::load::Outcome;
+use super::load::{Measured, Outcome};
 use super::plan::{Kind, Plan};
 
 /// A whole run.
@@ -30,6 +29,9 @@ pub struct Report {
     pub ops_per_s: f64,
     /// Operations that failed.
     pub errors: u64,
+    /// Operations that the rate asked for and that were not sent before the end: more than a few say that
+    /// the store fell behind.
+    pub not_sent: u64,
     /// The first error.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_error: Option<String>,
@@ -49,7 +51,10 @@ pub struct KindReport {
     pub operations: u64,
     /// Operations that failed.
     pub errors: u64,
-    /// Operations a second.
+    /// Operations that were due and not sent before the end. Latencies have them with the time that they had
+    /// waited.
+    pub not_sent: u64,
+    /// Operations a second: those that began in the measured time and succeeded.
     pub ops_per_s: f64,
     /// Latency that half of the operations stay below, in milliseconds.
     pub p50_ms: f64,
@@ -65,11 +70,8 @@ impl Report {
     /// Makes a report. `server_cpu_s` is the processor time of the nodes while it was measured.
     pub fn new(plan: &Plan, outcome: &Outcome, server_cpu_s: Option<f64>) -> Self {
         let seconds = outcome.measured.as_secs_f64();
-        let kinds: Vec<KindReport> = outcome
-            .kinds
-            .iter()
-            .map(|(kind, measured)| KindReport::new(*kind, &measured.latency_us, measured.errors, seconds))
-            .collect();
+        let kinds: Vec<KindReport> =
+            outcome.kinds.iter().map(|(kind, measured)| KindReport::new(*kind, measured, seconds)).collect();
         let operations: u64 = kinds.iter().map(|kind| kind.operations).sum();
         Self {
             clients: plan.clients,
@@ -80,6 +82,7 @@ impl Report {
             measured_s: seconds,
             ops_per_s: operations as f64 / seconds,
             errors: kinds.iter().map(|kind| kind.errors).sum(),
+            not_sent: kinds.iter().map(|kind| kind.not_sent).sum(),
             first_error: outcome.first_error.as_ref().map(ToString::to_string),
             server_cpu_us_per_op: server_cpu_s
                 .filter(|_| operations > 0)
@@ -90,13 +93,15 @@ impl Report {
 }
 
 impl KindReport {
-    fn new(kind: Kind, latency_us: &Histogram<u64>, errors: u64, seconds: f64) -> Self {
+    fn new(kind: Kind, measured: &Measured, seconds: f64) -> Self {
         let ms = |us: u64| us as f64 / 1_000.0;
+        let latency_us = &measured.latency_us;
         Self {
             kind,
-            operations: latency_us.len(),
-            errors,
-            ops_per_s: latency_us.len() as f64 / seconds,
+            operations: measured.succeeded(),
+            errors: measured.errors,
+            not_sent: measured.not_sent,
+            ops_per_s: measured.succeeded() as f64 / seconds,
             p50_ms: ms(latency_us.value_at_quantile(0.5)),
             p99_ms: ms(latency_us.value_at_quantile(0.99)),
             p999_ms: ms(latency_us.value_at_quantile(0.999)),
