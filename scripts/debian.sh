@@ -4,7 +4,7 @@
 # install_missing PROGRAM:PACKAGE...: installs the Debian packages of programs that are not on the PATH, or of files
 # that are not there, which are given with their whole path. Ends the script where it cannot.
 install_missing() {
-  local missing=() pair policy=/usr/sbin/policy-rc.d made_policy=
+  local missing=() pair
   for pair in "$@"; do
     [[ $pair == /* && -e ${pair%%:*} ]] || command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
   done
@@ -13,16 +13,22 @@ install_missing() {
     echo "missing: ${missing[*]}. Install them, or run this as root on Debian" >&2
     exit 2
   fi
-  # Debian starts a server with its package, unless it is told not to.
-  if [[ ! -e $policy ]]; then
-    printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod +x "$policy" && made_policy=yes
-  fi
-  local code=0
-  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}"; } >/dev/null ||
-    code=$?
-  [[ -z $made_policy ]] || rm -f "$policy"
-  if ((code != 0)); then
+  if ! (install_quietly "${missing[@]}" >/dev/null); then
     echo "cannot install ${missing[*]}" >&2
     exit 2
   fi
+}
+
+# install_quietly PACKAGE...: installs packages and starts none of their servers. For a subshell of its own, whose end
+# takes the policy away, also where it was interrupted.
+install_quietly() {
+  local policy=/usr/sbin/policy-rc.d
+  # Debian starts a server with its package, unless it is told not to.
+  if [[ ! -e $policy ]]; then
+    # shellcheck disable=SC2064 # Expanded now: it is local.
+    trap "rm -f '$policy'" EXIT
+    trap 'exit 130' INT TERM HUP
+    printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod +x "$policy" || return
+  fi
+  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$@"
 }
