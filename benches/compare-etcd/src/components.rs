@@ -125,13 +125,12 @@ pub fn all() -> Vec<Component> {
 }
 
 fn component(thread: &str, stack: &[String]) -> Component {
-    if stack.iter().any(|frame| frame.contains("fdatasync")) {
-        return FSYNC;
-    }
+    let syncs = stack.iter().any(|frame| frame.contains("fdatasync"));
     if thread.starts_with("aspen-log") {
-        return LOG;
+        return if syncs { FSYNC } else { LOG };
     }
-    if thread.starts_with("state-") {
+    // The log has a thread of its own: what others sync is a checkpoint or a snapshot.
+    if syncs || thread.starts_with("state-") {
         return CHECKPOINT;
     }
     // All that is below it serves the batch, whatever library it is in.
@@ -174,6 +173,20 @@ aspen
         assert_eq!(profile.samples(), 3);
         for component in ["HTTP", FSYNC, "apply"] {
             assert!((profile.share(component) - 1.0 / 3.0).abs() < 1e-9, "{component}: {profile:?}");
+        }
+    }
+
+    #[test]
+    fn a_sync_is_the_logs_on_its_thread_alone() {
+        let stack =
+            |thread: &str, innermost: &str| format!("{thread}\n\tffff {innermost}\n\tffff fdatasync\n");
+        for (thread, innermost, component) in [
+            ("aspen-log", "ext4_sync_file", FSYNC),
+            ("state-checkpoin", "ext4_sync_file", CHECKPOINT),
+            ("tokio-rt-worker", "aspen::storage::snapshot", CHECKPOINT),
+        ] {
+            let profile = Profile::read(stack(thread, innermost).as_bytes()).unwrap();
+            assert!((profile.share(component) - 1.0).abs() < 1e-9, "{thread}: {profile:?}");
         }
     }
 
