@@ -71,6 +71,15 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Latencies of all kinds together, in microseconds.
+    pub fn latency_us(&self) -> Histogram<u64> {
+        let mut all = Measured::default().latency_us;
+        for measured in self.kinds.values() {
+            all.add(&measured.latency_us).expect("the histogram grows");
+        }
+        all
+    }
+
     fn merge(&mut self, other: Self) {
         for (kind, measured) in other.kinds {
             let own = self.kinds.entry(kind).or_default();
@@ -371,6 +380,17 @@ mod tests {
         let error = preload(Arc::new(target.clone()), &plan, Arc::default()).await.unwrap_err();
         assert_eq!(error.0, "the key 0000000009 could not be set: refused");
         assert_eq!(target.asked.load(Ordering::Relaxed), 10, "nothing is asked after a failure");
+    }
+
+    #[test]
+    fn the_latencies_of_a_mix_are_those_of_all_its_kinds() {
+        let mut outcome = Outcome::default();
+        outcome.kinds.entry(Kind::Get).or_default().record(Duration::from_millis(1), 990);
+        outcome.kinds.entry(Kind::Put).or_default().record(Duration::from_millis(80), 10);
+        let all = outcome.latency_us();
+        assert_eq!(all.len(), 1_000);
+        assert!(all.value_at_quantile(0.99) < 2_000, "the puts are one in a hundred");
+        assert!(all.max() >= 80_000);
     }
 
     /// Lets nobody in, and never says so.

@@ -12,6 +12,12 @@ const FORMING_TIMEOUT: Duration = Duration::from_secs(30);
 
 const POLL: Duration = Duration::from_millis(50);
 
+/// The nodes in their order, the leader's place first: one client is then at the leader, whichever store it is.
+fn leader_first<T>(mut nodes: Vec<T>, leader_at: usize) -> Vec<T> {
+    nodes.rotate_left(leader_at);
+    nodes
+}
+
 /// Asks again until it succeeds, while a cluster forms.
 async fn until_ok<T, F: Future<Output = anyhow::Result<T>>>(
     what: &str,

@@ -55,7 +55,7 @@ async fn main() -> anyhow::Result<()> {
 async fn compare(arguments: &Arguments) -> anyhow::Result<()> {
     let dir = tempfile::Builder::new().prefix("compare-etcd.").tempdir_in(&arguments.data_dir);
     let dir = dir.with_context(|| format!("no directory in {}", arguments.data_dir.display()))?;
-    println!("{}", machine::Figures::measure(dir.path()).await?);
+    println!("{}", machine::Figures::measure(dir.path())?);
 
     let cells: Vec<Cell> = cell::grid(arguments.quick)
         .into_iter()
@@ -74,15 +74,16 @@ async fn compare(arguments: &Arguments) -> anyhow::Result<()> {
         let mut pair = Pair::new(cell);
         if pair.cell.reads_what_is_there() && filled.insert((pair.cell.keys, pair.cell.value_bytes)) {
             bar.set_message(format!("{}, {} keys are set", pair.cell, pair.cell.keys));
-            pair.cell.preload(&aspen.target()).await?;
-            pair.cell.preload(&etcd.target()).await?;
+            pair.cell.preload(&aspen.target().await?).await?;
+            pair.cell.preload(&etcd.target().await?).await?;
         }
         for _ in 0..rounds {
             bar.set_message(format!("{}, Aspen", pair.cell));
-            pair.aspen.push(Measured::of(&pair.cell, &aspen.target(), seconds, || aspen.cpu_s()).await?);
+            pair.aspen
+                .push(Measured::of(&pair.cell, &aspen.target().await?, seconds, || aspen.cpu_s()).await?);
             bar.inc(1);
             bar.set_message(format!("{}, etcd", pair.cell));
-            pair.etcd.push(Measured::of(&pair.cell, &etcd.target(), seconds, || etcd.cpu_s()).await?);
+            pair.etcd.push(Measured::of(&pair.cell, &etcd.target().await?, seconds, || etcd.cpu_s()).await?);
             bar.inc(1);
         }
         pairs.push(pair);

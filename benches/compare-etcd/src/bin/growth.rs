@@ -67,7 +67,7 @@ async fn grow(arguments: &Arguments) -> anyhow::Result<()> {
         "--nodes must ascend from 1 or more"
     );
     let dir = tempfile::Builder::new().prefix("growth.").tempdir_in(&arguments.data_dir)?;
-    println!("{}", machine::Figures::measure(dir.path()).await?);
+    println!("{}", machine::Figures::measure(dir.path())?);
     let mut rows = Vec::new();
     let measured = measure(arguments, dir.path(), &mut rows).await;
     // Also where a later size failed: the others took their time.
@@ -97,9 +97,11 @@ async fn measure(arguments: &Arguments, dir: &Path, rows: &mut Vec<Row>) -> anyh
                 key_prefix: Some(KEY_PREFIX),
             };
             let put =
-                Measured::of(&load("put"), &cluster.target(), arguments.seconds, || cluster.cpu_s()).await?;
+                Measured::of(&load("put"), &cluster.target().await?, arguments.seconds, || cluster.cpu_s())
+                    .await?;
             let get =
-                Measured::of(&load("get"), &cluster.target(), arguments.seconds, || cluster.cpu_s()).await?;
+                Measured::of(&load("get"), &cluster.target().await?, arguments.seconds, || cluster.cpu_s())
+                    .await?;
             let memory_max_bytes = cluster.memory_max_bytes()?;
             let disk_bytes = disk_bytes(&AspenCluster::data_dir(&dir, 1))?;
             let start = cluster.crash(*nodes).await?;

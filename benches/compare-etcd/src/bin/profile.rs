@@ -47,18 +47,19 @@ async fn main() -> anyhow::Result<()> {
 
 async fn profile(arguments: &Arguments) -> anyhow::Result<()> {
     let dir = tempfile::Builder::new().prefix("profile.").tempdir_in(&arguments.data_dir)?;
-    println!("{}", machine::Figures::measure(dir.path()).await?);
+    println!("{}", machine::Figures::measure(dir.path())?);
     let aspen = AspenCluster::start(&arguments.aspen, &dir.path().join("aspen")).await?;
     let cell = |mix, clients| Cell { mix, clients, value_bytes: 256, keys: 10_000, key_prefix: None };
     let cells = [cell("put", 1), cell("put", 256), cell("get", 64), cell("stale-get", 64)];
     let mut columns = Vec::new();
     for cell in cells {
         if cell.reads_what_is_there() {
-            cell.preload(&aspen.target()).await?;
+            cell.preload(&aspen.target().await?).await?;
         }
-        let measured = Measured::of(&cell, &aspen.target(), arguments.seconds, || aspen.cpu_s()).await?;
+        let measured =
+            Measured::of(&cell, &aspen.target().await?, arguments.seconds, || aspen.cpu_s()).await?;
         let recording = Recording::start(&aspen.pids()?, &dir.path().join("perf.data"), arguments.seconds)?;
-        Measured::of(&cell, &aspen.target(), arguments.seconds, || aspen.cpu_s()).await?;
+        Measured::of(&cell, &aspen.target().await?, arguments.seconds, || aspen.cpu_s()).await?;
         columns.push((cell, measured, recording.finish()?));
     }
     println!("{}", table(&columns));

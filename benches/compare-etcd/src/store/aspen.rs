@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use aspen::bench::http::{HttpNodes, HttpTarget};
+use aspen::kv::client::{Address, KvClient};
 use aspen::limits::BENCH_CLIENTS_MAX_COUNT;
 use tokio::process::Command;
 
-use super::{until_ok, until_ok_within};
+use super::{leader_first, until_ok, until_ok_within};
 use crate::process::{Server, cpu_s, free_port};
 
 /// Time for a node to catch up with millions of keys.
@@ -82,12 +83,25 @@ impl AspenCluster {
         Ok(())
     }
 
-    /// What the load is put on: all nodes.
-    pub fn target(&self) -> Arc<HttpTarget> {
-        let addresses = self.nodes.iter().map(|node| node.http.parse().expect("an address that this made"));
-        let nodes = HttpNodes { addresses: addresses.collect(), token: None, cluster_id: None };
+    /// What the load is put on: all nodes, the present leader first.
+    pub async fn target(&self) -> anyhow::Result<Arc<HttpTarget>> {
+        let leader_at = until_ok("Aspen has a leader", || self.leader_at()).await?;
+        let addresses = leader_first(self.addresses(), leader_at);
+        let nodes = HttpNodes { addresses, token: None, cluster_id: None };
         // A connection for each client, however many there are: each is opened when it is needed.
-        Arc::new(HttpTarget::new(nodes, BENCH_CLIENTS_MAX_COUNT))
+        Ok(Arc::new(HttpTarget::new(nodes, BENCH_CLIENTS_MAX_COUNT)))
+    }
+
+    async fn leader_at(&self) -> anyhow::Result<usize> {
+        let client = KvClient::builder().addresses(self.addresses()).build()?;
+        let leader = client.status().await?.leader.context("no node leads")?;
+        // Nodes are numbered from 1, in the order in which they came.
+        let at = usize::try_from(leader.0)?.checked_sub(1).filter(|at| *at < self.nodes.len());
+        at.with_context(|| format!("node {leader} leads, which this did not start"))
+    }
+
+    fn addresses(&self) -> Vec<Address> {
+        self.nodes.iter().map(|node| node.http.parse().expect("an address that this made")).collect()
     }
 
     /// The processes of all nodes.

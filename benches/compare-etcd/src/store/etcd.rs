@@ -3,18 +3,19 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail, ensure};
 use aspen::bench::plan::RANGE_KEYS;
 use aspen::bench::{Kind, Operation, OperationError, Session, Target};
+use aspen::limits::HISTORY_DEFAULT_REVISIONS;
 use etcd_client::{Client, Compare, CompareOp, GetOptions, Txn, TxnOp};
 
-use super::until_ok;
+use super::{leader_first, until_ok};
 use crate::process::{Server, cpu_s, free_port};
 
 /// See the module.
 pub struct EtcdCluster {
     nodes: Vec<Server>,
-    target: Arc<EtcdTarget>,
+    endpoints: Vec<String>,
 }
 
 impl EtcdCluster {
@@ -40,13 +41,16 @@ impl EtcdCluster {
                 ("--log-level", "error".to_owned()),
                 // Its limit is 2 GB, which a long run on many keys reaches.
                 ("--quota-backend-bytes", (8_u64 << 30).to_string()),
+                // As much history as Aspen keeps.
+                ("--auto-compaction-mode", "revision".to_owned()),
+                ("--auto-compaction-retention", HISTORY_DEFAULT_REVISIONS.to_string()),
             ];
             let arguments: Vec<String> =
                 arguments.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect();
             nodes.push(Server::start(program, &arguments, dir.join(format!("n{at}.log")))?);
             endpoints.push(client_url);
         }
-        let target = Arc::new(EtcdTarget { endpoints });
+        let target = EtcdTarget { endpoints: endpoints.clone() };
         for (client, node) in nodes.iter().enumerate() {
             let up = until_ok("etcd starts", || async {
                 let mut session = target.connect(client).await?;
@@ -55,12 +59,31 @@ impl EtcdCluster {
             });
             up.await.with_context(|| node.last_words())?;
         }
-        Ok(Self { nodes, target })
+        Ok(Self { nodes, endpoints })
     }
 
-    /// What the load is put on.
-    pub fn target(&self) -> Arc<EtcdTarget> {
-        self.target.clone()
+    /// What the load is put on: all nodes, the present leader first.
+    pub async fn target(&self) -> anyhow::Result<Arc<EtcdTarget>> {
+        let leader_at = until_ok("etcd has a leader", || self.leader_at()).await?;
+        Ok(Arc::new(EtcdTarget { endpoints: leader_first(self.endpoints.clone(), leader_at) }))
+    }
+
+    async fn leader_at(&self) -> anyhow::Result<usize> {
+        for (at, endpoint) in self.endpoints.iter().enumerate() {
+            let status = Client::connect([endpoint], None).await?.status().await?;
+            let member_id = status.header().context("a status names its member")?.member_id();
+            ensure!(status.leader() != 0, "{endpoint} knows no leader");
+            if status.leader() == member_id {
+                return Ok(at);
+            }
+        }
+        bail!("no node says that it leads")
+    }
+
+    /// Its version, by its own account.
+    pub async fn version(&self) -> anyhow::Result<String> {
+        let status = Client::connect([&self.endpoints[0]], None).await?.status().await?;
+        Ok(status.version().to_owned())
     }
 
     /// Processor time of all nodes.
