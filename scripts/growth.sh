@@ -6,7 +6,7 @@
 #   scripts/growth.sh --keys 100000 --nodes 3      one row
 #
 # It prints one table, which docs/performance.md keeps. Data is kept in the build directory while it runs.
-# All servers stop with it, however it ends.
+# All servers stop with it, however it ends; their data stays only where it was killed itself (kill -9).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -124,6 +124,7 @@ fn unmeasured() -> anyhow::Error {
 }
 
 /// A cell with the runs on both stores.
+#[derive(Clone, Debug)]
 pub struct Pair {
     pub cell: Cell,
     pub aspen: Vec<Measured>,
@@ -133,5 +134,9 @@ pub struct Pair {
 impl Pair {
     pub fn new(cell: Cell) -> Self {
         Self { cell, aspen: Vec::new(), etcd: Vec::new() }
+    }
+    /// Whether it has a run on each store.
+    pub fn is_measured(&self) -> bool {
+        !self.aspen.is_empty() && !self.etcd.is_empty()
     }
 }

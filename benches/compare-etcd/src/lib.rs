@@ -3,6 +3,7 @@
 
 pub mod cell;
 pub mod components;
+pub mod interrupt;
 pub mod machine;
 pub mod process;
 pub mod store;

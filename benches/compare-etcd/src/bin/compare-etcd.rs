@@ -7,9 +7,11 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, ensure};
+use aspen::limits::HISTORY_DEFAULT_REVISIONS;
 use clap::Parser;
 use compare_etcd::cell::{self, Cell, Measured, Pair};
+use compare_etcd::interrupt::unless_stopped;
 use compare_etcd::store::aspen::AspenCluster;
 use compare_etcd::store::etcd::EtcdCluster;
 use compare_etcd::{machine, table};
@@ -45,61 +47,90 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    tokio::select! {
-        done = compare(&arguments) => done,
-        // What was started is stopped when it is dropped.
-        _ = tokio::signal::ctrl_c() => bail!("interrupted; all servers are stopped"),
-    }
-}
-
-async fn compare(arguments: &Arguments) -> anyhow::Result<()> {
+    let cells = cells(&arguments)?;
     let dir = tempfile::Builder::new().prefix("compare-etcd.").tempdir_in(&arguments.data_dir);
     let dir = dir.with_context(|| format!("no directory in {}", arguments.data_dir.display()))?;
-    println!("{}", machine::Figures::measure(dir.path())?);
+    let mut compared = Compared::default();
+    let measured = unless_stopped(measure(&arguments, cells, dir.path(), &mut compared)).await;
+    // Also where a later load failed: the others took their time.
+    print(&arguments, &compared);
+    measured
+}
 
-    let cells: Vec<Cell> = cell::grid(arguments.quick)
-        .into_iter()
-        .filter(|cell| arguments.only.as_ref().is_none_or(|only| cell.to_string().contains(only)))
-        .collect();
-    if cells.is_empty() {
-        let names: Vec<String> = cell::grid(arguments.quick).iter().map(ToString::to_string).collect();
-        bail!("no cell is called like that. Cells: {}", names.join("; "));
-    }
-    let (rounds, seconds) = if arguments.quick { (2, 2) } else { (3, 5) };
-    let (rounds, seconds) = (arguments.rounds.unwrap_or(rounds), arguments.seconds.unwrap_or(seconds));
-    let (aspen, etcd) = start(arguments, dir.path()).await?;
+/// What there is so far.
+#[derive(Default)]
+struct Compared {
+    pairs: Vec<Pair>,
+}
+
+fn cells(arguments: &Arguments) -> anyhow::Result<Vec<Cell>> {
+    let all = cell::grid(arguments.quick);
+    let names: Vec<String> = all.iter().map(ToString::to_string).collect();
+    let is_meant = |cell: &Cell| arguments.only.as_ref().is_none_or(|only| cell.to_string().contains(only));
+    let cells: Vec<Cell> = all.into_iter().filter(is_meant).collect();
+    ensure!(!cells.is_empty(), "no cell is called like that. Cells: {}", names.join("; "));
+    Ok(cells)
+}
+
+async fn measure(
+    arguments: &Arguments,
+    cells: Vec<Cell>,
+    dir: &Path,
+    compared: &mut Compared,
+) -> anyhow::Result<()> {
+    println!("{}", machine::Figures::measure(dir)?);
+    let aspen = AspenCluster::start(&arguments.aspen, &dir.join("aspen")).await?;
+    let etcd = EtcdCluster::start(&arguments.etcd, &dir.join("etcd")).await?;
+    let (rounds, seconds) = (arguments.rounds(), arguments.seconds());
     let bar = progress(cells.len() * rounds * 2);
-    let (mut pairs, mut filled) = (Vec::new(), BTreeSet::new());
+    let mut filled = BTreeSet::new();
     for cell in cells {
-        let mut pair = Pair::new(cell);
-        if pair.cell.reads_what_is_there() && filled.insert((pair.cell.keys, pair.cell.value_bytes)) {
-            bar.set_message(format!("{}, {} keys are set", pair.cell, pair.cell.keys));
-            pair.cell.preload(&aspen.target().await?).await?;
-            pair.cell.preload(&etcd.target().await?).await?;
+        if cell.reads_what_is_there() && filled.insert((cell.keys, cell.value_bytes)) {
+            bar.set_message(format!("{cell}, {} keys are set", cell.keys));
+            cell.preload(&aspen.target().await?).await?;
+            cell.preload(&etcd.target().await?).await?;
         }
+        compared.pairs.push(Pair::new(cell));
+        let pair = compared.pairs.last_mut().expect("one was put there");
         for _ in 0..rounds {
             bar.set_message(format!("{}, Aspen", pair.cell));
-            pair.aspen
-                .push(Measured::of(&pair.cell, &aspen.target().await?, seconds, || aspen.cpu_s()).await?);
+            let target = aspen.target().await?;
+            pair.aspen.push(Measured::of(&pair.cell, &target, seconds, || aspen.cpu_s()).await?);
             bar.inc(1);
             bar.set_message(format!("{}, etcd", pair.cell));
-            pair.etcd.push(Measured::of(&pair.cell, &etcd.target().await?, seconds, || etcd.cpu_s()).await?);
+            let target = etcd.target().await?;
+            pair.etcd.push(Measured::of(&pair.cell, &target, seconds, || etcd.cpu_s()).await?);
             bar.inc(1);
         }
-        pairs.push(pair);
     }
     bar.finish_and_clear();
-    println!("{}", table::table(&pairs));
-    println!(
-        "{rounds} runs of {seconds} s on each store in turn; ratios are of medians, with the least and greatest of the pairs."
-    );
     Ok(())
 }
 
-async fn start(arguments: &Arguments, dir: &Path) -> anyhow::Result<(AspenCluster, EtcdCluster)> {
-    let aspen = AspenCluster::start(&arguments.aspen, &dir.join("aspen")).await?;
-    let etcd = EtcdCluster::start(&arguments.etcd, &dir.join("etcd")).await?;
-    Ok((aspen, etcd))
+fn print(arguments: &Arguments, compared: &Compared) {
+    let pairs: Vec<Pair> = compared.pairs.iter().filter(|pair| pair.is_measured()).cloned().collect();
+    if pairs.is_empty() {
+        return;
+    }
+    println!("{}", table::table(&pairs));
+    println!(
+        "{} runs of {} s on each store in turn; ratios are of medians, with the least and \
+         greatest of the pairs. The first client is at the leader for both, the others are dealt out to all \
+         nodes from there. Both keep {HISTORY_DEFAULT_REVISIONS} revisions; etcd drops older ones every five \
+         minutes. The p99 of a mix is that of all its operations together.",
+        arguments.rounds(),
+        arguments.seconds(),
+    );
+}
+
+impl Arguments {
+    fn rounds(&self) -> usize {
+        self.rounds.unwrap_or(if self.quick { 2 } else { 3 })
+    }
+
+    fn seconds(&self) -> u64 {
+        self.seconds.unwrap_or(if self.quick { 2 } else { 5 })
+    }
 }
 
 fn progress(length: usize) -> ProgressBar {

@@ -3,14 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use clap::Parser;
 use comfy_table::Table;
 use comfy_table::presets::ASCII_MARKDOWN;
 use compare_etcd::cell::{Cell, Measured};
+use compare_etcd::interrupt::unless_stopped;
 use compare_etcd::machine;
+use compare_etcd::process::Process;
 use compare_etcd::store::aspen::AspenCluster;
-use tokio::process::Command;
 
 /// What the program that fills a data directory calls its keys, and `aspen bench` too.
 const KEY_PREFIX: &str = "bench/";
@@ -55,21 +56,13 @@ struct Row {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    tokio::select! {
-        done = grow(&arguments) => done,
-        _ = tokio::signal::ctrl_c() => bail!("interrupted; all servers are stopped"),
-    }
-}
-
-async fn grow(arguments: &Arguments) -> anyhow::Result<()> {
     ensure!(
         arguments.nodes.is_sorted() && !arguments.nodes.contains(&0),
         "--nodes must ascend from 1 or more"
     );
     let dir = tempfile::Builder::new().prefix("growth.").tempdir_in(&arguments.data_dir)?;
-    println!("{}", machine::Figures::measure(dir.path())?);
     let mut rows = Vec::new();
-    let measured = measure(arguments, dir.path(), &mut rows).await;
+    let measured = unless_stopped(measure(&arguments, dir.path(), &mut rows)).await;
     // Also where a later size failed: the others took their time.
     println!("{}", table(&rows));
     println!(
@@ -81,6 +74,7 @@ async fn grow(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 async fn measure(arguments: &Arguments, dir: &Path, rows: &mut Vec<Row>) -> anyhow::Result<()> {
+    println!("{}", machine::Figures::measure(dir)?);
     for keys in &arguments.keys {
         let dir = dir.join(keys.to_string());
         eprintln!("{keys} keys: filling");
@@ -96,12 +90,9 @@ async fn measure(arguments: &Arguments, dir: &Path, rows: &mut Vec<Row>) -> anyh
                 keys: *keys,
                 key_prefix: Some(KEY_PREFIX),
             };
-            let put =
-                Measured::of(&load("put"), &cluster.target().await?, arguments.seconds, || cluster.cpu_s())
-                    .await?;
-            let get =
-                Measured::of(&load("get"), &cluster.target().await?, arguments.seconds, || cluster.cpu_s())
-                    .await?;
+            let target = cluster.target().await?;
+            let put = Measured::of(&load("put"), &target, arguments.seconds, || cluster.cpu_s()).await?;
+            let get = Measured::of(&load("get"), &target, arguments.seconds, || cluster.cpu_s()).await?;
             let memory_max_bytes = cluster.memory_max_bytes()?;
             let disk_bytes = disk_bytes(&AspenCluster::data_dir(&dir, 1))?;
             let start = cluster.crash(*nodes).await?;
@@ -126,14 +117,10 @@ async fn measure(arguments: &Arguments, dir: &Path, rows: &mut Vec<Row>) -> anyh
 /// Fills the directory of the first node. Returns what its snapshot took.
 async fn fill(arguments: &Arguments, dir: &Path, keys: u64) -> anyhow::Result<String> {
     AspenCluster::alone(&arguments.aspen, dir).await?.stop().await?;
-    let filled = Command::new(arguments.aspen.join("examples/fill"))
-        .arg(AspenCluster::data_dir(dir, 1))
-        .arg(keys.to_string())
-        .output()
-        .await
-        .context("the program that fills data directories does not start")?;
-    ensure!(filled.status.success(), "filling failed: {}", String::from_utf8_lossy(&filled.stderr));
-    let said = String::from_utf8_lossy(&filled.stdout);
+    let fill = arguments.aspen.join("examples/fill");
+    let its_arguments = [AspenCluster::data_dir(dir, 1).display().to_string(), keys.to_string()];
+    let filled = Process::start(&fill, &its_arguments, dir.join("fill.log"))?.finish().await;
+    let said = filled.context("the data directory could not be filled")?;
     let snapshot = said.lines().find_map(|line| line.strip_prefix("a snapshot of "));
     Ok(snapshot.context("it does not say what its snapshot took")?.to_owned())
 }

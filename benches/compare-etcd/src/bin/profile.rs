@@ -2,18 +2,21 @@
 //!
 //! Each load runs twice: once to measure it, and once under `perf`, whose samples are sorted by component.
 
+use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use clap::Parser;
 use comfy_table::Table;
 use comfy_table::presets::ASCII_MARKDOWN;
 use compare_etcd::cell::{Cell, Measured};
 use compare_etcd::components::{self, Profile};
+use compare_etcd::interrupt::unless_stopped;
 use compare_etcd::machine;
 use compare_etcd::store::aspen::AspenCluster;
+use tokio::process::{Child, Command};
 
 /// Samples a second of each processor.
 const SAMPLE_HZ: u32 = 999;
@@ -39,16 +42,13 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    tokio::select! {
-        done = profile(&arguments) => done,
-        _ = tokio::signal::ctrl_c() => bail!("interrupted; all servers are stopped"),
-    }
+    let dir = tempfile::Builder::new().prefix("profile.").tempdir_in(&arguments.data_dir)?;
+    unless_stopped(profile(&arguments, dir.path())).await
 }
 
-async fn profile(arguments: &Arguments) -> anyhow::Result<()> {
-    let dir = tempfile::Builder::new().prefix("profile.").tempdir_in(&arguments.data_dir)?;
-    println!("{}", machine::Figures::measure(dir.path())?);
-    let aspen = AspenCluster::start(&arguments.aspen, &dir.path().join("aspen")).await?;
+async fn profile(arguments: &Arguments, dir: &Path) -> anyhow::Result<()> {
+    println!("{}", machine::Figures::measure(dir)?);
+    let aspen = AspenCluster::start(&arguments.aspen, &dir.join("aspen")).await?;
     let cell = |mix, clients| Cell { mix, clients, value_bytes: 256, keys: 10_000, key_prefix: None };
     let cells = [cell("put", 1), cell("put", 256), cell("get", 64), cell("stale-get", 64)];
     let mut columns = Vec::new();
@@ -56,20 +56,20 @@ async fn profile(arguments: &Arguments) -> anyhow::Result<()> {
         if cell.reads_what_is_there() {
             cell.preload(&aspen.target().await?).await?;
         }
-        let measured =
-            Measured::of(&cell, &aspen.target().await?, arguments.seconds, || aspen.cpu_s()).await?;
-        let recording = Recording::start(&aspen.pids()?, &dir.path().join("perf.data"), arguments.seconds)?;
-        Measured::of(&cell, &aspen.target().await?, arguments.seconds, || aspen.cpu_s()).await?;
-        columns.push((cell, measured, recording.finish()?));
+        let target = aspen.target().await?;
+        let measured = Measured::of(&cell, &target, arguments.seconds, || aspen.cpu_s()).await?;
+        let recording = Recording::start(&aspen.pids()?, &dir.join("perf.data"), arguments.seconds)?;
+        Measured::of(&cell, &target, arguments.seconds, || aspen.cpu_s()).await?;
+        columns.push((cell, measured, recording.finish().await?));
     }
     println!("{}", table(&columns));
     println!("Microseconds of processor time an operation, of all three nodes together.");
     Ok(())
 }
 
-/// `perf` at work. It stops by itself.
+/// `perf` at work. It stops by itself, and at the latest with this.
 struct Recording {
-    perf: std::process::Child,
+    perf: Child,
     data: PathBuf,
 }
 
@@ -83,13 +83,14 @@ impl Recording {
             .args(["--", "sleep", &seconds.to_string()])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
+            .kill_on_drop(true)
             .spawn()
             .context("perf does not start; Debian has it in linux-perf")?;
         Ok(Self { perf, data: data.to_owned() })
     }
 
-    fn finish(mut self) -> anyhow::Result<Profile> {
-        let recorded = self.perf.wait()?;
+    async fn finish(mut self) -> anyhow::Result<Profile> {
+        let recorded = self.perf.wait().await?;
         ensure!(
             recorded.success(),
             "perf record failed: {recorded}. It needs root, or kernel.perf_event_paranoid=1"
@@ -99,10 +100,13 @@ impl Recording {
             .arg(&self.data)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
+            .kill_on_drop(true)
             .spawn()?;
-        let text = script.stdout.take().context("its output is a pipe")?;
-        let profile = Profile::read(BufReader::new(text))?;
-        let read = script.wait()?;
+        let text = script.stdout.take().context("its output is a pipe")?.into_owned_fd()?;
+        // On a thread of its own, so that a signal is heard meanwhile: it ends perf, and that the text.
+        let text = BufReader::new(File::from(text));
+        let profile = tokio::task::spawn_blocking(move || Profile::read(text)).await??;
+        let read = script.wait().await?;
         ensure!(
             read.success() && profile.samples() > 0,
             "perf script gave {} samples: {read}",

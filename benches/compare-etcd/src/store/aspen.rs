@@ -11,7 +11,7 @@ use aspen::limits::BENCH_CLIENTS_MAX_COUNT;
 use tokio::process::Command;
 
 use super::{leader_first, until_ok, until_ok_within};
-use crate::process::{Server, cpu_s, free_port};
+use crate::process::{Process, cpu_s, free_port};
 
 /// Time for a node to catch up with millions of keys.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(600);
@@ -24,7 +24,7 @@ pub struct AspenCluster {
 }
 
 struct Node {
-    server: Server,
+    server: Process,
     http: String,
     ticket: String,
 }
@@ -143,7 +143,7 @@ impl AspenCluster {
             arguments.extend(["--peer".to_owned(), first.ticket.clone()]);
         }
         let log = self.dir.join(format!("n{number}.log"));
-        let server = Server::start(&self.programs.join("aspen-node"), &arguments, log)?;
+        let server = Process::start(&self.programs.join("aspen-node"), &arguments, log)?;
         let ticket = until_ok("Aspen starts", || run(&self.programs, &http, &["ticket"])).await;
         let ticket = ticket.with_context(|| server.last_words())?.trim().to_owned();
         Ok(Node { server, http, ticket })

@@ -10,11 +10,11 @@ use aspen::limits::HISTORY_DEFAULT_REVISIONS;
 use etcd_client::{Client, Compare, CompareOp, GetOptions, Txn, TxnOp};
 
 use super::{leader_first, until_ok};
-use crate::process::{Server, cpu_s, free_port};
+use crate::process::{Process, cpu_s, free_port};
 
 /// See the module.
 pub struct EtcdCluster {
-    nodes: Vec<Server>,
+    nodes: Vec<Process>,
     endpoints: Vec<String>,
 }
 
@@ -47,7 +47,7 @@ impl EtcdCluster {
             ];
             let arguments: Vec<String> =
                 arguments.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect();
-            nodes.push(Server::start(program, &arguments, dir.join(format!("n{at}.log")))?);
+            nodes.push(Process::start(program, &arguments, dir.join(format!("n{at}.log")))?);
             endpoints.push(client_url);
         }
         let target = EtcdTarget { endpoints: endpoints.clone() };
