@@ -5,8 +5,9 @@
 #   scripts/compare-etcd.sh                     the whole grid
 #   scripts/compare-etcd.sh --only 'put, 64'    cells whose names contain this
 #
-# It prints one table. etcd is Debian's (etcd-server), installed where it is missing, as root; ETCD names
-# another one. Data is kept in the build directory while it runs. All servers stop with it, however it ends.
+# It prints how they compare, and how far that is from what is aimed at. etcd is Debian's (etcd-server),
+# installed where it is missing, as root; ETCD names another one. Data is kept in the build directory while it
+# runs. All servers stop with it, however it ends; their data stays only where it was killed itself (kill -9).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -19,4 +20,4 @@ cargo build --quiet --locked --release --bins
 CARGO_TARGET_DIR="$target/compare" \
   cargo build --quiet --locked --release --manifest-path benches/compare-etcd/Cargo.toml
 exec "$target/compare/release/compare-etcd" --aspen "$target/release" --etcd "${ETCD:-etcd}" \
-  --data-dir "$target" "$@"
+  --commit "$(git describe --always --dirty)" --data-dir "$target" "$@"

@@ -31,10 +31,17 @@ impl fmt::Display for Cell {
 }
 
 const FEW_KEYS: u64 = 10_000;
+const SMALL_VALUE_BYTES: usize = 256;
 
 /// The cells of a whole run, or of a quick one.
 pub fn grid(quick: bool) -> Vec<Cell> {
-    let cell = |mix, clients| Cell { mix, clients, value_bytes: 256, keys: FEW_KEYS, key_prefix: None };
+    let cell = |mix, clients| Cell {
+        mix,
+        clients,
+        value_bytes: SMALL_VALUE_BYTES,
+        keys: FEW_KEYS,
+        key_prefix: None,
+    };
     let mut cells: Vec<Cell> = ["put", "get", "stale-get"]
         .into_iter()
         .flat_map(|mix| [1, 16, 64, 256].map(|clients| cell(mix, clients)))
@@ -63,6 +70,11 @@ impl Cell {
             rate: None,
             seed: 1,
         }
+    }
+
+    /// Whether it is this load with small values and few keys, as most of the grid is.
+    pub fn is_plain(&self, mix: &str, clients: usize) -> bool {
+        (self.mix, self.clients, self.value_bytes, self.keys) == (mix, clients, SMALL_VALUE_BYTES, FEW_KEYS)
     }
 
     /// Whether its keys are to be there before it runs.
@@ -135,6 +147,7 @@ impl Pair {
     pub fn new(cell: Cell) -> Self {
         Self { cell, aspen: Vec::new(), etcd: Vec::new() }
     }
+
     /// Whether it has a run on each store.
     pub fn is_measured(&self) -> bool {
         !self.aspen.is_empty() && !self.etcd.is_empty()

@@ -3,6 +3,7 @@
 
 pub mod cell;
 pub mod components;
+pub mod goals;
 pub mod interrupt;
 pub mod machine;
 pub mod process;

@@ -47,7 +47,8 @@ fn ratio(pair: &Pair, of: impl Fn(&Measured) -> f64 + Copy) -> String {
     format!("{of_medians:.2} ({least:.2}-{greatest:.2})")
 }
 
-fn median(runs: &[Measured], of: impl Fn(&Measured) -> f64) -> f64 {
+/// The median of a figure of some runs.
+pub(crate) fn median(runs: &[Measured], of: impl Fn(&Measured) -> f64) -> f64 {
     let mut values: Vec<f64> = runs.iter().map(of).collect();
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;

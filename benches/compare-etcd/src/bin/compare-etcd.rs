@@ -12,9 +12,10 @@ use aspen::limits::HISTORY_DEFAULT_REVISIONS;
 use clap::Parser;
 use compare_etcd::cell::{self, Cell, Measured, Pair};
 use compare_etcd::interrupt::unless_stopped;
+use compare_etcd::machine::Figures;
 use compare_etcd::store::aspen::AspenCluster;
 use compare_etcd::store::etcd::EtcdCluster;
-use compare_etcd::{machine, table};
+use compare_etcd::{goals, table};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Compares Aspen with etcd.
@@ -39,6 +40,9 @@ struct Arguments {
     /// The directory with aspen-node and aspen.
     #[arg(long)]
     aspen: PathBuf,
+    /// The commit that they were built from, for the reader of the table.
+    #[arg(long, default_value = "of an unknown commit")]
+    commit: String,
     /// The program etcd.
     #[arg(long, default_value = "etcd")]
     etcd: PathBuf,
@@ -60,6 +64,8 @@ async fn main() -> anyhow::Result<()> {
 /// What there is so far.
 #[derive(Default)]
 struct Compared {
+    machine: Option<Figures>,
+    etcd_version: String,
     pairs: Vec<Pair>,
 }
 
@@ -78,9 +84,12 @@ async fn measure(
     dir: &Path,
     compared: &mut Compared,
 ) -> anyhow::Result<()> {
-    println!("{}", machine::Figures::measure(dir)?);
+    let machine = Figures::measure(dir)?;
+    println!("{machine}");
+    compared.machine = Some(machine);
     let aspen = AspenCluster::start(&arguments.aspen, &dir.join("aspen")).await?;
     let etcd = EtcdCluster::start(&arguments.etcd, &dir.join("etcd")).await?;
+    compared.etcd_version = etcd.version().await?;
     let (rounds, seconds) = (arguments.rounds(), arguments.seconds());
     let bar = progress(cells.len() * rounds * 2);
     let mut filled = BTreeSet::new();
@@ -109,18 +118,21 @@ async fn measure(
 
 fn print(arguments: &Arguments, compared: &Compared) {
     let pairs: Vec<Pair> = compared.pairs.iter().filter(|pair| pair.is_measured()).cloned().collect();
-    if pairs.is_empty() {
-        return;
-    }
+    let Some(machine) = compared.machine.as_ref().filter(|_| !pairs.is_empty()) else { return };
     println!("{}", table::table(&pairs));
     println!(
-        "{} runs of {} s on each store in turn; ratios are of medians, with the least and \
+        "Aspen {}, etcd {}. {} runs of {} s on each store in turn; ratios are of medians, with the least and \
          greatest of the pairs. The first client is at the leader for both, the others are dealt out to all \
          nodes from there. Both keep {HISTORY_DEFAULT_REVISIONS} revisions; etcd drops older ones every five \
          minutes. The p99 of a mix is that of all its operations together.",
+        arguments.commit,
+        compared.etcd_version,
         arguments.rounds(),
         arguments.seconds(),
     );
+    println!("\nWhat is aimed at, as ratios to etcd, and where it stands by this run; bold is met:\n");
+    println!("{}\n", goals::table(&pairs));
+    println!("{}", goals::lines(&pairs, machine.least_put()).join("\n"));
 }
 
 impl Arguments {
