@@ -102,12 +102,12 @@ impl Done {
     }
 }
 
-/// Sets each key once, so that reads find something. Returns how many could not be set: none, since the first
-/// failure ends it. What cannot take one key in its time would take hours for all.
+/// Sets each key once, so that reads find something. The first failure ends it: what cannot take one key in its
+/// time would take hours for all.
 ///
 /// # Errors
 /// If a client cannot connect, or a key cannot be set.
-pub async fn preload<T: Target>(target: Arc<T>, plan: &Plan, done: Arc<Done>) -> Result<u64, OperationError> {
+pub async fn preload<T: Target>(target: Arc<T>, plan: &Plan, done: Arc<Done>) -> Result<(), OperationError> {
     let clients = plan.clients.clamp(1, 64);
     // Those that are still at work end with it.
     let mut tasks = JoinSet::new();
@@ -131,7 +131,7 @@ pub async fn preload<T: Target>(target: Arc<T>, plan: &Plan, done: Arc<Done>) ->
     while let Some(ended) = tasks.join_next().await {
         ended.expect("a client does not panic")?;
     }
-    Ok(0)
+    Ok(())
 }
 
 /// Runs the load and returns what was measured after the warm-up. `at_start` runs when measuring

@@ -15,7 +15,7 @@ use crate::bench::http::{HttpNodes, HttpTarget};
 use crate::bench::iroh::IrohTarget;
 use crate::bench::load::{self, Done};
 use crate::bench::report::{Report, write_histograms};
-use crate::bench::{Kind, OperationError, Plan, Target, cpu};
+use crate::bench::{Kind, Plan, Target, cpu};
 use crate::config::secret_file;
 use crate::limits;
 use crate::transport::client::ClientEndpoint;
@@ -69,12 +69,9 @@ async fn run<T: Target>(
     let (target, done) = (Arc::new(target), Arc::new(Done::default()));
     if args.preload || plan.mix.reads() && !args.no_preload {
         let bar = follow("preload", plan.keys, &done, |done| done);
-        let failed = load::preload(target.clone(), &plan, done.clone()).await.map_err(CliError::Bench)?;
+        let set = load::preload(target.clone(), &plan, done.clone()).await;
         drop(bar);
-        if failed > 0 {
-            let error = format!("{failed} of {} keys could not be set", plan.keys);
-            return Err(CliError::Bench(OperationError(error)));
-        }
+        set.map_err(CliError::Bench)?;
     }
 
     let done = Arc::new(Done::default());
@@ -185,6 +182,12 @@ fn print(terminal: &mut Terminal<'_>, report: &Report) -> Result<(), CliError> {
         ]
     });
     terminal.table(&header, rows)?;
+    if report.not_sent > 0 {
+        let count = report.not_sent;
+        terminal.line(&format!(
+            "{count} operations were due and not sent before the end; the latencies have their waits"
+        ))?;
+    }
     if let Some(cpu_us) = report.server_cpu_us_per_op {
         terminal.line(&format!("{cpu_us:.1} µs of processor time an operation, of the nodes at --addr"))?;
     }
