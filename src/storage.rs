@@ -105,8 +105,8 @@ pub enum StorageError {
     Database(#[from] database::OpenDatabaseError),
     /// The file is a database, but what it holds is damaged or something else.
     #[error(
-        "the database {} does not hold Aspen's state: {source}. Restore the data directory from a backup, or move it away and let the node join anew under another node id",
-        path.display()
+        "the database {} does not hold Aspen's state: {source}. {}",
+        path.display(), damage::WHAT_TO_DO
     )]
     Content {
         /// The file.

@@ -11,6 +11,7 @@ use crate::kv::token::HttpTokenError;
 use crate::kv::types::{ClusterError, NodeId};
 use crate::raft::construct::RaftStartError;
 use crate::storage::StorageError;
+use crate::storage::damage::WHAT_TO_DO;
 use crate::storage::log_redb::OpenLogError;
 use crate::storage::metadata::MetadataError;
 use crate::transport::BindError;
@@ -69,7 +70,7 @@ pub enum NodeError {
     Bind(#[from] BindError),
     /// What says whose the directory is, and of which cluster, is gone.
     #[error(
-        "{} is missing, although this directory holds {holds}: nothing says any more whose log and votes these are. Restore the data directory from a backup, or move it away and let the node join anew under another node id",
+        "{} is missing, although this directory holds {holds}: nothing says any more whose log and votes these are. {WHAT_TO_DO}",
         path.display()
     )]
     MetadataMissing {
@@ -105,7 +106,7 @@ pub enum NodeError {
     Storage(StorageError),
     /// The state is damaged, and may be made anew from what else is there.
     #[error(
-        "{source}. `aspen-node verify --data-dir {0}` says what is damaged; where log and snapshot are whole, `aspen-node repair --data-dir {0}` makes the state anew",
+        "{source}. `aspen-node verify --data-dir {}` says what is damaged",
         dir.display()
     )]
     StateDamaged {

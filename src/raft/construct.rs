@@ -16,6 +16,7 @@ use super::patient_log::PatientLog;
 use super::types::TypeConfig;
 use crate::kv::types::NodeId;
 use crate::limits;
+use crate::storage::damage::WHAT_TO_DO;
 use crate::storage::snapshot::SnapshotData;
 use crate::storage::state::StateMachine;
 
@@ -72,9 +73,7 @@ pub enum RaftStartError {
     #[error("the Raft settings are not valid: {0}")]
     Config(#[from] ConfigError),
     /// The stored log, vote or state could not be read.
-    #[error(
-        "Raft could not start from what is stored: {0}. Restore the data directory from a backup, or move it away and let the node join anew under another node id"
-    )]
+    #[error("Raft could not start from what is stored: {0}. {WHAT_TO_DO}")]
     Storage(#[from] openraft::errors::Fatal<TypeConfig>),
 }
 

@@ -5,7 +5,8 @@
 //! checksums are looked at only when it repairs itself, so they do not protect a read.
 //!
 //! # Tiger Style
-//! The layout must stay stable: a change takes a new version byte, and the old one stays readable.
+//! The header must stay stable: a change of the payload takes a new version byte, and the old one stays
+//! readable.
 
 use std::fmt;
 
@@ -20,10 +21,7 @@ const HEADER_BYTES: usize = 5;
 
 /// A record that cannot be trusted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the stored {what} is damaged: {problem}. The disk or the file is faulty: restore the data directory \
-     from a backup, or let the node join anew under another node id"
-)]
+#[error("the stored {what} {} {problem}", if problem.is_damage() { "is damaged:" } else { "cannot be read:" })]
 pub struct CodecError {
     /// Which record it is.
     pub what: String,
@@ -37,7 +35,13 @@ pub enum CodecProblem {
     /// Not even the header is there.
     #[error("it has {0} bytes, fewer than its header")]
     TooShort(usize),
-    /// Written by a newer Aspen, or no record at all.
+    /// Whole, and of a version that came later.
+    #[error(
+        "it was written by a newer Aspen, in version {0} of its form, and this program knows version {VERSION}. Start \
+         the node with the Aspen that wrote it, or a newer one"
+    )]
+    Newer(u8),
+    /// No record at all.
     #[error("its version is {0}, and this program knows version {VERSION}")]
     Version(u8),
     /// The bytes are not those that were written.
@@ -54,6 +58,13 @@ pub enum CodecProblem {
     /// The record is whole, and belongs elsewhere.
     #[error("it holds {0}")]
     Misplaced(String),
+}
+
+impl CodecProblem {
+    /// Whether the bytes are not those that were written.
+    pub fn is_damage(&self) -> bool {
+        !matches!(self, Self::Newer(_))
+    }
 }
 
 /// Encodes and seals a value.
@@ -88,11 +99,13 @@ fn open<T: DeserializeOwned>(record: &[u8]) -> Result<T, CodecProblem> {
         return Err(CodecProblem::TooShort(record.len()));
     };
     let [version, expected @ ..] = *header;
-    if version != VERSION {
-        return Err(CodecProblem::Version(version));
-    }
     let expected = u32::from_le_bytes(expected);
     let actual = checksum(version, payload);
+    if version != VERSION {
+        // A flipped bit makes a version, too, but not its checksum.
+        let is_newer = version > VERSION && actual == expected;
+        return Err(if is_newer { CodecProblem::Newer(version) } else { CodecProblem::Version(version) });
+    }
     if actual != expected {
         return Err(CodecProblem::Checksum { expected, actual });
     }
@@ -101,6 +114,16 @@ fn open<T: DeserializeOwned>(record: &[u8]) -> Result<T, CodecProblem> {
         Ok((_, rest)) => Err(CodecProblem::Payload(format!("{} bytes too many", rest.len()))),
         Err(error) => Err(CodecProblem::Payload(error.to_string())),
     }
+}
+
+/// A record as an Aspen of the next version may write it.
+#[cfg(test)]
+pub(super) fn seal_newer<T: Serialize>(value: &T) -> Vec<u8> {
+    let mut record = seal(value);
+    record[0] = VERSION + 1;
+    let checksum = checksum(record[0], &record[HEADER_BYTES..]);
+    record[1..HEADER_BYTES].copy_from_slice(&checksum.to_le_bytes());
+    record
 }
 
 fn checksum(version: u8, payload: &[u8]) -> u32 {
@@ -176,14 +199,24 @@ mod tests {
     }
 
     #[test]
-    fn the_error_names_what_was_read_and_what_to_do() {
+    fn the_error_names_what_was_read_and_what_is_wrong() {
         let mut record = seal(&7_u64);
         *record.last_mut().unwrap() ^= 1;
         let text = unseal::<u64>("log entry 7", &record).unwrap_err().to_string();
         assert!(
-            text.contains("log entry 7") && text.contains("checksum") && text.contains("backup"),
+            text.contains("log entry 7") && text.contains("is damaged") && text.contains("checksum"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_record_of_a_newer_version_is_told_from_a_damaged_one() {
+        let mut record = seal(&7_u64);
+        record[0] = VERSION + 1;
+        assert_eq!(unseal::<u64>("x", &record).unwrap_err().problem, CodecProblem::Version(VERSION + 1));
+        let text = unseal::<u64>("vote", &seal_newer(&7_u64)).unwrap_err().to_string();
+        assert!(text.contains("vote cannot be read: it was written by a newer Aspen"), "{text}");
+        assert!(!text.contains("damaged"), "{text}");
     }
 
     #[test]

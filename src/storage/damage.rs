@@ -15,6 +15,13 @@ use tracing::error;
 
 use super::database::panic_message;
 
+/// What to do about a log, a state or metadata that a node cannot start with: the end of each such error.
+/// A member that is put back to an older state has forgotten votes and entries that others count on, and
+/// nothing notices it.
+pub const WHAT_TO_DO: &str = "Run `aspen-node repair`: it mends what can be mended, or prints how to replace the \
+     node. Only where this is the one node of its cluster may a backup of the directory be put back instead: a \
+     member would have forgotten what it has acknowledged";
+
 /// Something on disk is not what was written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
 #[error("{}{place} is damaged: {problem}", file.display())]

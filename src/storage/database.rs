@@ -13,7 +13,7 @@ use redb::{Builder, Database, Durability, StorageBackend, WriteTransaction};
 use tracing::{debug, info};
 
 use super::checked_file::CheckedFile;
-use super::damage::DamageAlarm;
+use super::damage::{DamageAlarm, WHAT_TO_DO};
 use super::disk::{self, Disk};
 use super::fused_file::{Fuse, FusedFile};
 
@@ -36,8 +36,7 @@ pub enum OpenDatabaseError {
     },
     /// The file holds something else, or not all that was written.
     #[error(
-        "{} cannot be read: {problem}. It is damaged, or no file of Aspen's. Restore the data directory from \
-         a backup, or move it away and let the node join anew under another node id", path.display()
+        "{} cannot be read: {problem}. It is damaged, or no file of Aspen's. {WHAT_TO_DO}", path.display()
     )]
     Damaged {
         /// The file.
@@ -274,7 +273,7 @@ mod tests {
             let error = open(&path).unwrap_err();
             let text = error.to_string();
             assert!(matches!(error, OpenDatabaseError::Damaged { .. }), "{} bytes: {text}", content.len());
-            assert!(text.contains("x.redb") && text.contains("backup"), "{text}");
+            assert!(text.contains("x.redb") && text.ends_with(WHAT_TO_DO), "{text}");
         }
     }
 

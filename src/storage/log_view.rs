@@ -63,10 +63,7 @@ pub enum LogError {
     #[error("entry {0} was removed from the log while it was being read")]
     Removed(u64),
     /// An entry that the log must hold is not on disk.
-    #[error(
-        "the log on disk has a hole: entry {0} is missing. The disk or the file is faulty: restore the data \
-         directory from a backup, or let the node join anew under another node id"
-    )]
+    #[error("the log on disk has a hole: entry {0} is missing")]
     Hole(u64),
     /// An entry that cannot be trusted.
     #[error(transparent)]

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::codec::{self, CodecError};
-use super::damage::{Damage, Place};
+use super::damage::{Damage, Place, WHAT_TO_DO};
 use super::database::{self, OpenDatabaseError, guarded};
 use super::disk::{Disk, RealDisk};
 use crate::kv::types::{ClusterId, Founding, NodeId, NodeInfo, Peer, PublicKey};
@@ -71,7 +71,10 @@ pub enum MetadataError {
     #[error(transparent)]
     Database(#[from] OpenDatabaseError),
     /// A value that cannot be trusted.
-    #[error("{}: {source}", path.display())]
+    #[error(
+        "{}: {source}{}", path.display(),
+        if source.problem.is_damage() { format!(". {WHAT_TO_DO}") } else { String::new() }
+    )]
     Record {
         /// The file.
         path: PathBuf,
@@ -79,10 +82,7 @@ pub enum MetadataError {
         source: CodecError,
     },
     /// A value that every data directory has is not there.
-    #[error(
-        "{} has no {key}: it is damaged, or no file of Aspen's. Restore the data directory from a backup, or \
-         move it away and let the node join anew under another node id", path.display()
-    )]
+    #[error("{} has no {key}: it is damaged, or no file of Aspen's. {WHAT_TO_DO}", path.display())]
     Missing {
         /// The file.
         path: PathBuf,

@@ -16,7 +16,7 @@ use super::{COMMITTED, LOG, META, PURGED, VOTE};
 use crate::raft::types::{LogId, Vote};
 use crate::storage::checked_file::CheckedFile;
 use crate::storage::codec::{self, CodecError};
-use crate::storage::damage::DamageAlarm;
+use crate::storage::damage::{DamageAlarm, WHAT_TO_DO};
 use crate::storage::database::{self, OpenDatabaseError, guarded};
 use crate::storage::disk::Disk;
 use crate::storage::log_view::LogView;
@@ -28,15 +28,20 @@ pub enum OpenLogError {
     #[error(transparent)]
     Database(#[from] OpenDatabaseError),
     /// The file holds a log that is not what was written.
-    #[error(
-        "the log in {} is damaged: {problem}. Restore the data directory from a backup, or move it away and let \
-         the node join anew under another node id", path.display()
-    )]
+    #[error("the log in {} is damaged: {problem}. {WHAT_TO_DO}", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
         /// What is wrong.
         problem: LogProblem,
+    },
+    /// A newer Aspen has written to it.
+    #[error("the log in {}: {source}", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// The record that tells.
+        source: CodecError,
     },
     /// The operating system gave no thread.
     #[error("cannot start the thread that writes the log: {0}. Check the limits on processes and memory")]
@@ -107,7 +112,14 @@ fn load(path: &Path, database: &Database) -> Result<LogView, OpenLogError> {
         }
         read(database)
     })?;
-    checked.map_err(|problem| OpenLogError::Damaged { path: path.to_owned(), problem })
+    checked.map_err(|problem| refusal(path.to_owned(), problem))
+}
+
+fn refusal(path: PathBuf, problem: LogProblem) -> OpenLogError {
+    match problem {
+        LogProblem::Record(source) if !source.problem.is_damage() => OpenLogError::Newer { path, source },
+        problem => OpenLogError::Damaged { path, problem },
+    }
 }
 
 /// The purged index, if its record is whole; a damaged one is told of by [`read`].

@@ -377,7 +377,7 @@ async fn foreign_empty_and_truncated_files_are_refused_with_a_sentence() {
     for bytes in cases {
         fs::write(disk.state_file(), &bytes).unwrap();
         let error = disk.try_open().err().unwrap().to_string();
-        assert!(error.contains("state.redb") && error.contains("Restore the data directory"), "{error}");
+        assert!(error.contains("state.redb") && error.contains("aspen-node repair"), "{error}");
     }
     // A database of something else.
     fs::remove_file(disk.state_file()).unwrap();

@@ -87,7 +87,7 @@ fn truncated_databases_are_refused_and_left_alone() {
         let whole = fs::read(&path).expect("the database is there");
         for length in [0, 100, whole.len() / 2] {
             fs::write(&path, &whole[..length]).expect("the file can be written");
-            assert_ends(&mut node, FAILED, &[name, "damaged", "Restore the data directory from a backup"]);
+            assert_ends(&mut node, FAILED, &[name, "damaged", "Run `aspen-node repair`"]);
             let left = fs::read(&path).expect("the database is there");
             assert!(left == whole[..length], "{name} of {length} bytes was changed");
         }
@@ -106,7 +106,7 @@ fn databases_that_hold_something_else_are_refused_and_left_alone() {
         let whole = fs::read(&path).expect("the database is there");
         let foreign = b"#!/bin/sh\n".repeat(10_000);
         fs::write(&path, &foreign).expect("the file can be written");
-        assert_ends(&mut node, FAILED, &[name, "no file of Aspen's", "Restore the data directory"]);
+        assert_ends(&mut node, FAILED, &[name, "no file of Aspen's", "Run `aspen-node repair`"]);
         assert!(fs::read(&path).expect("the file is there") == foreign, "{name} was changed");
         fs::write(&path, whole).expect("the file can be written");
     }
@@ -121,10 +121,7 @@ fn lost_log_or_metadata_is_refused_and_not_made_anew() {
     let away = dir.path().join("away");
     for (name, parts) in [
         ("raft.redb", ["raft.redb is missing", "Remove node 1 from the cluster", "under another id"]),
-        (
-            "metadata.redb",
-            ["metadata.redb is missing", "Restore the data directory from a backup", "under another"],
-        ),
+        ("metadata.redb", ["metadata.redb is missing", "Run `aspen-node repair`", "how to replace the node"]),
     ] {
         let path = node.dir.join(name);
         fs::rename(&path, &away).expect("a file can be moved");

@@ -4,6 +4,7 @@ use redb::ReadableTable;
 
 use super::*;
 use crate::storage::codec;
+use crate::storage::damage::WHAT_TO_DO;
 use crate::storage::log_redb::survey::LogSurvey;
 
 async fn filled(dir: &Dir, count: u64) {
@@ -13,7 +14,7 @@ async fn filled(dir: &Dir, count: u64) {
 
 fn refusal(path: &Path) -> String {
     let error = open_at(path, Arc::default()).unwrap_err().to_string();
-    assert!(error.contains("raft.redb") && error.contains("backup"), "{error}");
+    assert!(error.contains("raft.redb") && error.ends_with(WHAT_TO_DO), "{error}");
     error
 }
 
@@ -99,6 +100,19 @@ async fn an_entry_in_the_wrong_place_and_a_damaged_vote_are_noticed_at_open() {
     });
     let error = refusal(&dir.path());
     assert!(error.contains("vote"), "{error}");
+}
+
+#[tokio::test]
+async fn a_log_that_a_newer_aspen_wrote_to_is_refused_and_not_called_damaged() {
+    let dir = Dir::new();
+    filled(&dir, 5).await;
+    tamper(&dir.path(), |transaction| {
+        let vote = codec::seal_newer(&Vote::new(2, NodeId(1)));
+        transaction.open_table(META).unwrap().insert(VOTE, vote.as_slice()).unwrap();
+    });
+    let error = open_at(&dir.path(), Arc::default()).unwrap_err().to_string();
+    assert!(error.contains("raft.redb") && error.contains("written by a newer Aspen"), "{error}");
+    assert!(!error.contains("damaged"), "{error}");
 }
 
 #[tokio::test]
