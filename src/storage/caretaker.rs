@@ -9,9 +9,12 @@ pub(crate) use threaded::{Bell, Caretaker};
 #[cfg(not(madsim))]
 mod threaded {
     use std::io;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::sync::{Arc, Condvar, Mutex, MutexGuard};
     use std::thread::JoinHandle;
     use std::time::Duration;
+
+    use crate::storage::database::panic_message;
 
     /// A thread that does its work again and again. It ends, and is waited for, when this is dropped.
     #[derive(Debug)]
@@ -61,16 +64,20 @@ mod threaded {
     }
 
     impl Caretaker {
+        /// Begins. Work that panics is the last one, and its message goes to `panicked`.
         pub(crate) fn start(
             name: &str,
             bell: Arc<Bell>,
             interval: Duration,
             work: impl Fn() + Send + 'static,
+            panicked: impl Fn(String) + Send + 'static,
         ) -> io::Result<Self> {
             let heard = bell.clone();
             let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
                 while heard.wait(interval) {
-                    work();
+                    if let Err(panic) = catch_unwind(AssertUnwindSafe(&work)) {
+                        return panicked(panic_message(&*panic));
+                    }
                 }
             })?;
             Ok(Self { bell, thread: Some(thread) })
@@ -86,6 +93,29 @@ mod threaded {
                 tracing::error!("a thread that looks after the state panicked");
             }
         }
+    }
+}
+
+#[cfg(all(test, not(madsim)))]
+mod tests {
+    use std::sync::{Arc, mpsc};
+    use std::time::Duration;
+
+    use super::{Bell, Caretaker};
+
+    #[test]
+    fn work_that_panics_is_told_of_and_is_the_last() {
+        let bell = Arc::<Bell>::default();
+        let (told, heard) = mpsc::channel();
+        let work = || panic!("no such page");
+        let panicked = move |message| told.send(message).unwrap();
+        let hour = Duration::from_secs(3_600);
+        let caretaker = Caretaker::start("test", bell.clone(), hour, work, panicked).unwrap();
+        bell.ring();
+        assert_eq!(heard.recv_timeout(Duration::from_secs(10)).unwrap(), "no such page");
+        bell.ring();
+        assert!(heard.recv_timeout(Duration::from_secs(10)).is_err(), "the thread has ended");
+        drop(caretaker);
     }
 }
 
@@ -118,6 +148,8 @@ mod simulated {
             bell: Arc<Bell>,
             interval: Duration,
             work: impl Fn() + Send + 'static,
+            // A panic ends the simulation, which wants to hear of it.
+            _panicked: impl Fn(String) + Send + 'static,
         ) -> io::Result<Self> {
             tokio::spawn(async move {
                 // It holds only its bell and what the work needs, which a killed node takes along.

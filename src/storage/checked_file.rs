@@ -5,6 +5,8 @@
 //! written: a later read that gives other bytes is an error that names the offset, and never an answer.
 //! The scrub reads the blocks again for no other purpose.
 //!
+//! After one failure the database library says only that there was one; which one is kept here.
+//!
 //! # Tiger Style
 //! - Four bytes of memory for each block of [`BLOCK_BYTES`], 1 MiB for each GiB of file.
 //! - A block is unknown, and not checked, until this process has read or written it whole. The check at
@@ -14,7 +16,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 use redb::StorageBackend;
 
@@ -40,6 +42,8 @@ struct Checked {
     path: PathBuf,
     alarm: DamageAlarm,
     sums: RwLock<Vec<AtomicU32>>,
+    /// The first call of the database that failed.
+    failure: OnceLock<(io::ErrorKind, String)>,
 }
 
 /// What one step of a scrub looked at.
@@ -60,8 +64,23 @@ impl CheckedFile {
         path: &Path,
         alarm: DamageAlarm,
     ) -> Self {
-        let sums = RwLock::default();
-        Self(Arc::new(Checked { inner: Box::new(inner), disk, path: path.to_owned(), alarm, sums }))
+        let (sums, failure) = (RwLock::default(), OnceLock::new());
+        Self(Arc::new(Checked { inner: Box::new(inner), disk, path: path.to_owned(), alarm, sums, failure }))
+    }
+
+    /// Whether a call of the database has failed.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.0.failure.get().is_some()
+    }
+
+    /// The failure that an error of the database only points back to, if that is what it does.
+    pub(crate) fn cause_of(&self, error: redb::Error) -> redb::Error {
+        match (error, self.0.failure.get()) {
+            (redb::Error::PreviousIo, Some((kind, text))) => {
+                redb::Error::Io(io::Error::new(*kind, text.as_str()))
+            }
+            (error, _) => error,
+        }
     }
 
     /// Reads blocks from `from` on as the disk has them now, and compares those that are known.
@@ -182,6 +201,13 @@ impl Checked {
         damage
     }
 
+    /// Keeps the first failure.
+    fn noted<T>(&self, done: io::Result<T>) -> io::Result<T> {
+        done.inspect_err(|error| {
+            self.failure.get_or_init(|| (error.kind(), error.to_string()));
+        })
+    }
+
     fn reaches(&self, end: u64) -> bool {
         self.inner.len().is_ok_and(|length| length >= end)
     }
@@ -208,26 +234,25 @@ fn sum(block: &[u8]) -> u32 {
 
 impl StorageBackend for CheckedFile {
     fn len(&self) -> io::Result<u64> {
-        self.0.inner.len()
+        self.0.noted(self.0.inner.len())
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let before = self.0.known(offset, out.len());
-        self.0.inner.read(offset, out)?;
+        self.0.noted(self.0.inner.read(offset, out))?;
         self.0.learn(offset, out, &before);
-        self.0
-            .compare(offset, out, &before)
-            .map_err(|damage| io::Error::new(io::ErrorKind::InvalidData, damage))
+        let compared = self.0.compare(offset, out, &before);
+        self.0.noted(compared.map_err(|damage| io::Error::new(io::ErrorKind::InvalidData, damage)))
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let blocks = usize::try_from(len / BLOCK_BYTES as u64).unwrap_or(usize::MAX);
         self.0.sums.write().unwrap_or_else(PoisonError::into_inner).truncate(blocks);
-        self.0.inner.set_len(len)
+        self.0.noted(self.0.inner.set_len(len))
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.inner.sync_data()
+        self.0.noted(self.0.inner.sync_data())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
@@ -235,7 +260,7 @@ impl StorageBackend for CheckedFile {
         let touched =
             (usize::try_from(start).expect("it is less than a block") + data.len()).div_ceil(BLOCK_BYTES);
         self.0.set(offset, std::iter::repeat_n(UNKNOWN, touched));
-        self.0.inner.write(offset, data)?;
+        self.0.noted(self.0.inner.write(offset, data))?;
         if start == 0 {
             self.0.set(offset, data.chunks_exact(BLOCK_BYTES).map(sum));
         }

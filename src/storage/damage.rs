@@ -1,5 +1,8 @@
 //! Damage on disk: what is wrong, in which file, and where; and the alarm that ends the node for it.
 //!
+//! A disk that is full or fails is told apart from one that lies: it ends the node as well, but what is on it
+//! may be as it was written. It is no damage to look for, and is not counted as one.
+//!
 //! Whoever meets damage while the node runs raises the alarm of its store, and answers with an error.
 //! The node waits for the alarm and stops with the first damage as its last word: what a faulty disk
 //! gives next is anyone's guess, and the other members have whole copies.
@@ -13,7 +16,7 @@ use serde::Serialize;
 use tokio::sync::Notify;
 use tracing::error;
 
-use super::database::panic_message;
+use super::database::{is_io_failure, panic_message};
 
 /// What to do about a log, a state or metadata that a node cannot start with: the end of each such error.
 /// A member that is put back to an older state has forgotten votes and entries that others count on, and
@@ -22,9 +25,9 @@ pub const WHAT_TO_DO: &str = "Run `aspen-node repair`: it mends what can be mend
      node. Only where this is the one node of its cluster may a backup of the directory be put back instead: a \
      member would have forgotten what it has acknowledged";
 
-/// Something on disk is not what was written.
+/// Something on disk is not what was written, or the disk does not give or take it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
-#[error("{}{place} is damaged: {problem}", file.display())]
+#[error("{}{place} {kind}: {problem}", file.display())]
 pub struct Damage {
     /// The file.
     pub file: PathBuf,
@@ -32,6 +35,24 @@ pub struct Damage {
     pub place: Place,
     /// What is wrong there.
     pub problem: String,
+    #[serde(skip)]
+    kind: Kind,
+}
+
+/// Which of the two it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Damaged,
+    Failed,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Damaged => "is damaged",
+            Self::Failed => "cannot be read or written",
+        })
+    }
 }
 
 /// Where in a file damage is.
@@ -70,7 +91,25 @@ impl fmt::Display for Place {
 impl Damage {
     /// Damage of a file at a place.
     pub fn new(file: &Path, place: Place, problem: impl fmt::Display) -> Self {
-        Self { file: file.to_owned(), place, problem: problem.to_string() }
+        Self { file: file.to_owned(), place, problem: problem.to_string(), kind: Kind::Damaged }
+    }
+
+    /// A file that the operating system does not read or write, as on a full disk.
+    pub(super) fn failure(file: &Path, problem: impl fmt::Display) -> Self {
+        Self { kind: Kind::Failed, ..Self::new(file, Place::File, problem) }
+    }
+
+    /// What an error of the database in a file tells of.
+    pub(super) fn of_database(file: &Path, error: &redb::Error) -> Self {
+        match is_io_failure(error) {
+            true => Self::failure(file, error),
+            false => Self::new(file, Place::File, format!("the database cannot be read: {error}")),
+        }
+    }
+
+    /// Whether something is not what was written. Otherwise the disk fails, or is full.
+    pub fn is_damage(&self) -> bool {
+        self.kind == Kind::Damaged
     }
 }
 
@@ -99,9 +138,11 @@ struct Alarm {
 }
 
 impl DamageAlarm {
-    /// Tells of damage. What is found after the first is counted, and said only in the log.
+    /// Tells of damage, or of a disk that fails. What is found after the first is said only in the log.
     pub fn raise(&self, damage: Damage) {
-        metrics::counter!("aspen_storage_damage_total").increment(1);
+        if damage.is_damage() {
+            metrics::counter!("aspen_storage_damage_total").increment(1);
+        }
         error!("{damage}");
         // A second one changes nothing: the first ends the node already.
         self.0.first.set(damage).ok();
@@ -145,6 +186,21 @@ mod tests {
             ),
         ] {
             assert_eq!(damage(place).to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn a_disk_that_fails_is_told_from_one_that_lies() {
+        let of = |error| Damage::of_database(Path::new("state.redb"), &error);
+        let io = |kind: std::io::ErrorKind| of(redb::Error::Io(kind.into()));
+        for failed in [io(std::io::ErrorKind::StorageFull), of(redb::Error::PreviousIo)] {
+            assert!(!failed.is_damage());
+            assert!(failed.to_string().starts_with("state.redb cannot be read or written: "), "{failed}");
+        }
+        let lies = [io(std::io::ErrorKind::InvalidData), io(std::io::ErrorKind::UnexpectedEof)];
+        for damaged in lies.into_iter().chain([of(redb::Error::Corrupted("page".to_owned()))]) {
+            assert!(damaged.is_damage());
+            assert!(damaged.to_string().starts_with("state.redb is damaged: "), "{damaged}");
         }
     }
 

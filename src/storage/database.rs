@@ -208,15 +208,29 @@ fn builder(path: &Path, cache_bytes: usize) -> Builder {
     builder
 }
 
-fn explain(path: &Path, error: redb::Error) -> OpenDatabaseError {
+/// Whether the disk did not do what it was asked to, and nothing says that what is on it is wrong.
+pub(super) fn is_io_failure(error: &redb::Error) -> bool {
+    match error {
+        redb::Error::Io(source) => is_io_failure_kind(source.kind()),
+        redb::Error::PreviousIo => true,
+        _ => false,
+    }
+}
+
+/// A block that is not what it was, and a file that ends before it should, are errors of these two kinds.
+fn is_io_failure_kind(kind: io::ErrorKind) -> bool {
+    !matches!(kind, io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+}
+
+/// An error of the database library in terms of the file.
+pub(super) fn explain(path: &Path, error: redb::Error) -> OpenDatabaseError {
     let path = path.to_owned();
     match error {
         redb::Error::DatabaseAlreadyOpen => OpenDatabaseError::InUse { path },
-        redb::Error::Io(source)
-            if !matches!(source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
-        {
+        redb::Error::Io(source) if is_io_failure_kind(source.kind()) => {
             OpenDatabaseError::Io { path, source }
         }
+        error @ redb::Error::PreviousIo => OpenDatabaseError::Io { path, source: io::Error::other(error) },
         other => OpenDatabaseError::Damaged { path, problem: other.to_string() },
     }
 }

@@ -29,7 +29,7 @@ use tracing::{error, warn};
 
 use super::batch::{self, BatchEntry, PublishedMarks};
 use super::caretaker::{Bell, Caretaker};
-use super::damage::DamageAlarm;
+use super::damage::{Damage, DamageAlarm, Place};
 use super::database::panic_message;
 use super::disk::{Disk, RealDisk};
 use super::head;
@@ -48,7 +48,7 @@ use crate::kv::types::{
 use crate::limits;
 use crate::raft::types::{Applied, LogId, SnapshotMeta, StoredMembership};
 
-use handle::{Handle, build_database, create_empty, open_existing, remove_leftover};
+use handle::{Handle, build_database, content, create_empty, open_existing, remove_leftover};
 pub(super) use rebuild::Rebuild;
 use shrink::{Behind, SHRUNK_STATE_FILE};
 pub use shrink::{ShrinkError, Shrunk};
@@ -141,32 +141,28 @@ impl RedbState {
         progress: Arc<Progress>,
     ) -> Result<Self, StorageError> {
         let store = Arc::new(RedbStore::open(disk, dir, options, progress)?);
-        let checkpoint = {
-            let store = store.clone();
-            move || match store.checkpoint(Duration::from_millis(limits::CHECKPOINT_FLUSH_WAIT_MS)) {
-                Ok(true) => {}
-                Ok(false) => warn!("the log is not on disk as far as the state; no checkpoint was made"),
-                // The next batch fails with the same error, and that stops the node.
-                Err(error) => error!(%error, "a checkpoint of the state failed"),
-            }
+        let checkpoint = |store: &RedbStore| match store
+            .checkpoint(Duration::from_millis(limits::CHECKPOINT_FLUSH_WAIT_MS))
+        {
+            Ok(true) => {}
+            Ok(false) => warn!("the log is not on disk as far as the state; no checkpoint was made"),
+            // The alarm, which ends the node, is raised already.
+            Err(error) => error!(%error, "a checkpoint of the state failed"),
         };
         let interval = options.checkpoint_interval;
-        let checkpointer = Caretaker::start("state-checkpoint", store.bell.clone(), interval, checkpoint)
+        let checkpointer = look_after(&store, "state-checkpoint", store.bell.clone(), interval, checkpoint)
             .map_err(StorageError::io("start the checkpoint thread for", &store.path))?;
-        let shrink = {
-            let store = store.clone();
-            move || {
-                store.sweep();
-                store.shrink_if_due();
-            }
+        let shrink = |store: &RedbStore| {
+            store.sweep();
+            store.shrink_if_due();
         };
-        if has_discarded(&store.handle().database)
-            .map_err(|source| StorageError::Content { path: store.path.clone(), source })?
-        {
+        let handle = store.handle();
+        if has_discarded(&handle.database).map_err(|source| content(&store.path, &handle.file, source))? {
             store.sweep_bell.ring();
         }
+        drop(handle);
         let interval = Duration::from_millis(limits::SHRINK_CHECK_INTERVAL_MS);
-        let shrinker = Caretaker::start("state-shrink", store.sweep_bell.clone(), interval, shrink)
+        let shrinker = look_after(&store, "state-shrink", store.sweep_bell.clone(), interval, shrink)
             .map_err(StorageError::io("start the copying thread for", &store.path))?;
         Ok(Self { checkpointer: Some(checkpointer), shrinker: Some(shrinker), store })
     }
@@ -180,9 +176,11 @@ impl RedbState {
     }
 
     pub(crate) fn position(&self) -> Result<(Option<LogId>, StoredMembership), StateError> {
-        let handle = self.store.handle();
-        let tables = handle.read()?;
-        Ok((head::load_applied(&tables)?, head::load_membership(&tables)?))
+        self.store.watched(|| {
+            let handle = self.store.handle();
+            let tables = handle.read()?;
+            Ok((head::load_applied(&tables)?, head::load_membership(&tables)?))
+        })
     }
 
     /// Bytes of commands applied since the store was opened.
@@ -254,14 +252,16 @@ impl RedbState {
     }
 
     pub(crate) fn build_snapshot(&self) -> io::Result<(SnapshotMeta, SnapshotData)> {
-        let view = self.store.durable_view(|_| {})?;
-        let tables = RedbRead::new(view.transaction);
-        let file = self.store.snapshots.create_temporary()?;
-        let mut out = BufWriter::new(PacedWriter::new(file.writer(), || file.sync()));
-        let meta = format::write(&tables, &mut out)?;
-        out.flush()?;
-        drop(out);
-        self.store.snapshots.keep(meta, &file.finish()?)
+        self.store.watched_io(|| {
+            let view = self.store.durable_view(|_| {})?;
+            let tables = RedbRead::new(view.transaction);
+            let file = self.store.snapshots.create_temporary()?;
+            let mut out = BufWriter::new(PacedWriter::new(file.writer(), || file.sync()));
+            let meta = format::write(&tables, &mut out)?;
+            out.flush()?;
+            drop(out);
+            self.store.snapshots.keep(meta, &file.finish()?)
+        })
     }
 
     /// What the database takes up on disk, which a snapshot does not exceed.
@@ -271,10 +271,12 @@ impl RedbState {
 
     /// How long a snapshot would be now. It reads all of the state.
     pub(crate) fn measure_snapshot(&self) -> io::Result<u64> {
-        let handle = self.store.handle();
-        let mut out = Counted(0);
-        format::write(&handle.read()?, &mut out)?;
-        Ok(out.0)
+        self.store.watched_io(|| {
+            let handle = self.store.handle();
+            let mut out = Counted(0);
+            format::write(&handle.read()?, &mut out)?;
+            Ok(out.0)
+        })
     }
 
     pub(crate) fn is_on_disk(&self, index: u64) -> bool {
@@ -384,16 +386,26 @@ impl RedbStore {
     }
 
     /// Does work on the state, and raises the alarm where it meets damage, which may show as a panic of
-    /// the database.
+    /// the database, or a disk that fails.
     fn watched<T>(&self, work: impl FnOnce() -> Result<T, StateError>) -> Result<T, StateError> {
-        let done = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-            Err(StateError::database(redb::Error::Corrupted(panic_message(&*panic))))
-        });
-        done.inspect_err(|error| {
-            if let Some(damage) = error.damage_in(&self.path) {
-                self.alarm.raise(damage);
-            }
+        caught(work).map_err(|error| self.noticed(error))
+    }
+
+    /// The same for work that uses other files as well, whose failures are none of the state.
+    fn watched_io<T>(&self, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        caught(work).map_err(|error| match error.downcast::<StateError>() {
+            Ok(error) => self.noticed(error).into(),
+            Err(error) => error,
         })
+    }
+
+    /// Raises the alarm for an error. Returns it with its cause.
+    fn noticed(&self, error: StateError) -> StateError {
+        let error = error.with_cause(&self.handle().file);
+        if let Some(damage) = error.damage_in(&self.path) {
+            self.alarm.raise(damage);
+        }
+        error
     }
 
     fn handle(&self) -> Arc<Handle> {
@@ -431,12 +443,14 @@ impl RedbStore {
     }
 
     fn checkpoint(&self, wait: Duration) -> Result<bool, StateError> {
-        let mut pending = self.writer();
-        if !self.log_reaches_state(wait) {
-            return Ok(false);
-        }
-        self.commit_durably(&mut pending)?;
-        Ok(true)
+        self.watched(|| {
+            let mut pending = self.writer();
+            if !self.log_reaches_state(wait) {
+                return Ok(false);
+            }
+            self.commit_durably(&mut pending)?;
+            Ok(true)
+        })
     }
 
     /// Whether the log is on disk as far as the state, which stands still: the caller is the writer.
@@ -527,6 +541,26 @@ impl RedbStore {
         self.progress.set_durable(marks.applied_index);
         Ok(())
     }
+}
+
+/// Does work on the state again and again. A panic of it, which may come of a damaged page, raises the alarm.
+fn look_after(
+    store: &Arc<RedbStore>,
+    name: &str,
+    bell: Arc<Bell>,
+    interval: Duration,
+    work: impl Fn(&RedbStore) + Send + 'static,
+) -> io::Result<Caretaker> {
+    let (store, of_panic) = (store.clone(), store.clone());
+    let panicked = move |message| of_panic.alarm.raise(Damage::new(&of_panic.path, Place::File, message));
+    Caretaker::start(name, bell, interval, move || work(&store), panicked)
+}
+
+/// Does work on a database. It asserts what no file that it wrote can violate: a panic is damage.
+fn caught<T, E: From<StateError>>(work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        Err(StateError::database(redb::Error::Corrupted(panic_message(&*panic))).into())
+    })
 }
 
 /// How long a thread may wait in this build: in the simulation there is one, and time stands still

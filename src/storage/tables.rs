@@ -12,7 +12,9 @@ use std::path::Path;
 
 use bytes::Bytes;
 
+use super::checked_file::CheckedFile;
 use super::damage::{Damage, Place};
+use super::database::is_io_failure;
 use super::record::DecodeCommandError;
 
 mod on_redb;
@@ -119,6 +121,16 @@ pub enum StateError {
         /// What the decoder said.
         reason: String,
     },
+    /// A table holds other rows than it says.
+    #[error("table '{table}' says that it has {expected} rows and has {found}: the state on disk is damaged")]
+    Rows {
+        /// The table.
+        table: Table,
+        /// Its own count.
+        expected: u64,
+        /// The rows there are.
+        found: u64,
+    },
     /// The undo log lacks a change that is not compacted.
     #[error("the history lacks change {sub} of revision {revision}, which key {key:?} needs")]
     BrokenHistory {
@@ -139,14 +151,29 @@ impl StateError {
         Self::Database(Box::new(error.into()))
     }
 
-    /// The damage of a state in `file` that this error tells of; none where it tells of something else.
+    /// Whether the disk failed, and nothing says that what is on it is wrong.
+    pub(crate) fn is_io_failure(&self) -> bool {
+        matches!(self, Self::Database(error) if is_io_failure(error))
+    }
+
+    /// This error, or the earlier one in the state's file that it only points back to.
+    pub(crate) fn with_cause(self, file: &CheckedFile) -> Self {
+        match self {
+            Self::Database(error) => Self::Database(Box::new(file.cause_of(*error))),
+            other => other,
+        }
+    }
+
+    /// The damage of a state in `file`, or the failure of its disk, that this error tells of; none where it
+    /// tells of something else.
     pub(crate) fn damage_in(&self, file: &Path) -> Option<Damage> {
         let (place, problem) = match self {
             Self::Command(_) => return None,
             Self::Database(error) if matches!(**error, redb::Error::DatabaseClosed) => return None,
-            Self::Database(error) => (Place::File, format!("the database cannot be read: {error}")),
+            Self::Database(error) => return Some(Damage::of_database(file, error)),
             Self::Checksum { table, key } => (Place::row(table, key), "its checksum is wrong".to_owned()),
             Self::Malformed { table, key, reason } => (Place::row(table, key), reason.clone()),
+            Self::Rows { .. } => (Place::File, self.to_string()),
             Self::BrokenHistory { key, .. } => (Place::row(Table::History, key), self.to_string()),
         };
         Some(Damage::new(file, place, problem))

@@ -19,7 +19,7 @@ use crate::limits;
 use crate::storage::blocks::{self, BLOCK_HEAD_BYTES, BlockError, ChunkWriter, Magic, Part, Totals};
 use crate::storage::head::Revisions;
 use crate::storage::record::{self, Live};
-use crate::storage::tables::{ReadTables, Table};
+use crate::storage::tables::{ReadTables, StateError, Table};
 
 // On people's disks: they must stay stable.
 const MAGIC: Magic = *b"ASPENBAK";
@@ -76,8 +76,8 @@ pub(crate) fn write(tables: &impl ReadTables, origin: BackupOrigin, out: &mut im
     }
     let written = chunks.finish()?;
     if written.rows != header.keys {
-        let problem = format!("the state says that it has {} keys and has {}", header.keys, written.rows);
-        return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+        let (expected, found) = (header.keys, written.rows);
+        return Err(StateError::Rows { table: Table::Data, expected, found }.into());
     }
     Ok(())
 }

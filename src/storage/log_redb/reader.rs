@@ -51,7 +51,7 @@ impl RedbLogReader {
             .await
             .map_err(|error| LogError::from(redb::Error::Io(error)))
             .flatten();
-        read.inspect_err(|error| self.shared.notice(error))
+        read.map_err(|error| self.shared.noticed(error))
     }
 }
 
@@ -101,17 +101,26 @@ impl Shared {
         }
     }
 
-    /// Raises the alarm for a read that met damage.
-    fn notice(&self, error: &LogError) {
-        let place = match error {
-            LogError::Hole(index) => Place::Entry(*index),
-            LogError::Record(_) | LogError::Read(_) => Place::File,
-            _ => return,
+    /// Raises the alarm for a read that met damage, or a disk that fails. Returns the error with its cause.
+    fn noticed(&self, error: LogError) -> LogError {
+        let error = match error {
+            LogError::Read(error) if matches!(*error, redb::Error::PreviousIo) => {
+                LogError::from(self.file.cause_of(redb::Error::PreviousIo))
+            }
+            other => other,
         };
-        // A log that is closed under its last readers is whole.
-        if !matches!(error, LogError::Read(error) if matches!(**error, redb::Error::DatabaseClosed)) {
-            self.alarm.raise(Damage::new(&self.path, place, error));
+        match &error {
+            LogError::Hole(index) => {
+                self.alarm.raise(Damage::new(&self.path, Place::Entry(*index), "it is missing"));
+            }
+            LogError::Record(problem) => self.alarm.raise(Damage::new(&self.path, Place::File, problem)),
+            // A log that is closed under its last readers is whole.
+            LogError::Read(error) if !matches!(**error, redb::Error::DatabaseClosed) => {
+                self.alarm.raise(Damage::of_database(&self.path, error));
+            }
+            _ => {}
         }
+        error
     }
 
     pub(super) fn begin_read(&self) -> Result<ReadOnlyTable<u64, &'static [u8]>, redb::Error> {

@@ -18,7 +18,7 @@ use crate::raft::types::{Entry, SnapshotMeta, TypeConfig, Vote};
 use crate::storage::disk::SimulatedDisk;
 use crate::storage::log_redb::LOG_FILE;
 use crate::storage::record::encode_command;
-use crate::storage::state_redb::STATE_FILE;
+use crate::storage::state_redb::{STATE_FILE, ShrinkError};
 
 fn disk() -> SimulatedDisk {
     SimulatedDisk::new(dir(), 1)
@@ -205,7 +205,7 @@ async fn goes_on(disk: &SimulatedDisk, acknowledged: u64) {
 #[tokio::test]
 async fn full_disk_is_an_error_at_any_point_and_loses_nothing_that_was_acknowledged() {
     const BLOCK_BYTES: u64 = 4096;
-    let mut failures = 0;
+    let (mut failures, mut told) = (0, 0);
     let empty = disk();
     drop(Store::open(&empty).unwrap());
     let begins = empty.allocated_bytes();
@@ -217,7 +217,19 @@ async fn full_disk_is_an_error_at_any_point_and_loses_nothing_that_was_acknowled
         if let Some(error) = failure {
             failures += 1;
             assert!(error.contains("storage") || error.contains("space"), "{error}");
+            assert!(!error.contains("damaged"), "{error}");
         }
+        let state = store.state.on_disk().unwrap();
+        if let Some(last_line) = state.alarm().get() {
+            told += 1;
+            assert!(!last_line.is_damage(), "{last_line}");
+            assert!(last_line.to_string().contains("cannot be read or written"), "{last_line}");
+            assert!(last_line.to_string().contains("no storage space"), "{last_line}");
+            if let Err(again) = state.checkpoint() {
+                assert!(again.to_string().contains("no storage space"), "the cause is kept: {again}");
+            }
+        }
+        drop(state);
         drop(store);
         if blocks % 2 == 0 {
             disk.cut_power();
@@ -227,6 +239,51 @@ async fn full_disk_is_an_error_at_any_point_and_loses_nothing_that_was_acknowled
         goes_on(&disk, acknowledged).await;
     }
     assert!((10..40).contains(&failures), "{failures} of 40 disks were full");
+    assert!(told > 0, "the state never met one of them");
+}
+
+#[tokio::test]
+async fn failure_anywhere_in_a_copy_of_the_state_leaves_a_store_that_goes_on_or_ends_with_the_cause() {
+    let (mut given_up, mut not_durable) = (0, 0);
+    for n in 1.. {
+        let disk = disk();
+        let mut store = Store::open(&disk).unwrap();
+        let mut acknowledged = fill(&mut store, 0, 6).await.0;
+        disk.fail_at(n);
+        let shrunk = store.state.reader().shrink();
+        let came = !disk.is_fault_due();
+        disk.clear_due_fault();
+        let state = store.state.on_disk().unwrap();
+        let told = state.alarm().get().cloned();
+        match (&shrunk, told) {
+            (Ok(_), None) => {}
+            (Err(ShrinkError::NotDurable(_)), Some(told)) if !told.is_damage() => {
+                not_durable += 1;
+                assert!(told.to_string().contains("input/output error"), "{told}");
+                let (appended, failure) = fill(&mut store, 6, 12).await;
+                assert!(failure.is_some(), "a checkpoint is made of what a power cut may take back");
+                acknowledged = appended;
+            }
+            (Err(_), Some(told)) => {
+                assert!(!told.is_damage() && told.to_string().contains("state.redb cannot be"), "{told}");
+            }
+            (Err(_), None) => {
+                given_up += 1;
+                assert_eq!(fill(&mut store, 6, 12).await, (12, None), "operation {n}: {shrunk:?}");
+                acknowledged = 12;
+            }
+            (Ok(_), Some(told)) => panic!("operation {n}: {told}"),
+        }
+        drop(state);
+        disk.cut_power();
+        drop(store);
+        disk.restore_power();
+        goes_on(&disk, acknowledged).await;
+        if !came {
+            assert!(given_up > 5 && not_durable == 1, "{given_up} were given up, {not_durable} not durable");
+            return;
+        }
+    }
 }
 
 #[tokio::test]

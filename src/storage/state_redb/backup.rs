@@ -18,18 +18,21 @@ impl RedbState {
         &self,
         origin: BackupOrigin,
     ) -> io::Result<(impl FnOnce() + Send + use<>, BackupPieces)> {
-        let handle = self.store.handle();
-        let transaction = handle.database.begin_read().map_err(StateError::database)?;
+        let (store, handle) = (self.store.clone(), self.store.handle());
+        let begun = store.watched(|| handle.database.begin_read().map_err(StateError::database));
+        let transaction = begun?;
         let temporary = self.store.snapshots.create_temporary()?;
         let file = temporary.reader();
         let paced = PacedWriter::new(temporary.writer(), move || file.sync());
         let (published, pieces) = growing(Arc::new(GrowingFile::File(temporary)), paced);
         let write = move || {
-            // Before the tables: a transaction ends before its database closes.
-            let _handle = handle;
-            let tables = RedbRead::new(transaction);
             let mut out = BufWriter::new(published);
-            let written = backup::write(&tables, origin, &mut out).and_then(|()| out.flush());
+            let written = store.watched_io(|| {
+                // Before the tables: a transaction ends before its database closes.
+                let _handle = handle;
+                let tables = RedbRead::new(transaction);
+                backup::write(&tables, origin, &mut out).and_then(|()| out.flush())
+            });
             out.into_parts().0.end(written);
         };
         Ok((write, pieces))
@@ -37,9 +40,11 @@ impl RedbState {
 
     /// How long a backup would be now. It reads all of the state.
     pub(in crate::storage) fn measure_backup(&self, origin: BackupOrigin) -> io::Result<u64> {
-        let handle = self.store.handle();
-        let mut out = super::Counted(0);
-        backup::write(&handle.read()?, origin, &mut out)?;
-        Ok(out.0)
+        self.store.watched_io(|| {
+            let handle = self.store.handle();
+            let mut out = super::Counted(0);
+            backup::write(&handle.read()?, origin, &mut out)?;
+            Ok(out.0)
+        })
     }
 }

@@ -46,7 +46,7 @@ pub(super) fn create_empty(
     let new_path = dir.join(NEW_STATE_FILE);
     let path = dir.join(STATE_FILE);
     let handle = create_database(disk, &new_path, options, &DamageAlarm::default())?;
-    fill_database(&handle, |_| Ok(())).map_err(|source| content(&new_path, source))?;
+    fill_database(&handle, |_| Ok(())).map_err(|source| content(&new_path, &handle.file, source))?;
     drop(handle);
     disk.rename(&new_path, &path).map_err(StorageError::io("rename to", &path))?;
     disk.sync_dir(dir).map_err(StorageError::io("sync the data directory", dir))
@@ -125,10 +125,16 @@ pub(super) fn open_existing(
     });
     match loaded {
         Ok(marks) => Ok((handle, marks)),
-        Err(source) => Err(content(path, source)),
+        Err(source) => Err(content(path, &handle.file, source)),
     }
 }
 
-fn content(path: &Path, source: StateError) -> StorageError {
-    StorageError::Content { path: path.to_owned(), source }
+/// Why what a file holds cannot be used.
+pub(super) fn content(path: &Path, file: &CheckedFile, source: StateError) -> StorageError {
+    match source.with_cause(file) {
+        StateError::Database(error) if database::is_io_failure(&error) => {
+            database::explain(path, *error).into()
+        }
+        source => StorageError::Content { path: path.to_owned(), source },
+    }
 }

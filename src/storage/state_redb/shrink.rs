@@ -24,13 +24,14 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use redb::Durability;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::handle::{Handle, create_database, remove_leftover};
-use super::{DurableView, Pending, RedbStore};
+use super::{DurableView, Pending, RedbStore, caught};
 use crate::limits;
 use crate::storage::StorageError;
 use crate::storage::batch::{self, BatchEntry, Marks};
+use crate::storage::damage::Damage;
 use crate::storage::disk;
 use crate::storage::pace::Pace;
 use crate::storage::tables::{ReadTables, RedbRead, RedbWrite, StateError, Table, append_rows};
@@ -49,7 +50,8 @@ pub struct Shrunk {
     pub stalled: Duration,
 }
 
-/// Why no copy took the file's place. The state goes on as it was.
+/// Why no copy took the file's place. But for [`Self::NotDurable`], and where the state itself is damaged or its
+/// disk fails, the state goes on as it was.
 #[derive(Debug, thiserror::Error)]
 pub enum ShrinkError {
     /// Another one is under way.
@@ -72,16 +74,6 @@ pub enum ShrinkError {
     /// The log is not on disk as far as the state.
     #[error("the log was not on disk as far as the copy: the disk is too slow or stuck")]
     LogBehind,
-    /// The table holds other rows than it says.
-    #[error("table '{table}' says that it has {expected} rows and has {found}: the state on disk is damaged")]
-    Rows {
-        /// The table.
-        table: Table,
-        /// Its own count.
-        expected: u64,
-        /// The rows there are.
-        found: u64,
-    },
     /// A database failed, or a row is damaged.
     #[error(transparent)]
     State(#[from] StateError),
@@ -91,6 +83,9 @@ pub enum ShrinkError {
     /// The operating system refused.
     #[error("the files of the state could not be exchanged: {0}")]
     Io(#[from] io::Error),
+    /// They were exchanged, and a power cut may undo that. The node must start again.
+    #[error("the files of the state were exchanged, and that could not be made durable: {0}. The node ends")]
+    NotDurable(io::Error),
 }
 
 /// Entries that were applied since the view of a copy, for the copy.
@@ -133,6 +128,9 @@ impl RedbStore {
         match self.shrink() {
             Ok(_) => {}
             Err(error @ (ShrinkError::Superseded | ShrinkError::Busy)) => debug!(%error, "no copy was made"),
+            Err(error) if self.alarm.get().is_some() => {
+                error!(%error, "the state's file was not made smaller");
+            }
             Err(error) => warn!(%error, "the state's file was not made smaller; it is tried again later"),
         }
     }
@@ -144,7 +142,7 @@ impl RedbStore {
         let started = Instant::now();
         let before_bytes = self.file_bytes()?;
         self.ensure_room()?;
-        let copied = self.copy_and_replace(&path);
+        let copied = caught(|| self.copy_and_replace(&path)).map_err(|error| self.noticed_in_copy(error));
         self.writer().behind = None;
         let stalled = match copied {
             Ok(stalled) => stalled,
@@ -184,6 +182,23 @@ impl RedbStore {
         copy.copy_rows(view)?;
         copy.catch_up()?;
         copy.replace()
+    }
+
+    /// Raises the alarm where the state is damaged or its disk fails. A copy that fails, for want of room say,
+    /// is given up, and the state goes on.
+    fn noticed_in_copy(&self, error: ShrinkError) -> ShrinkError {
+        let error = match error {
+            ShrinkError::State(error) => error,
+            ShrinkError::Io(error) => match error.downcast::<StateError>() {
+                Ok(error) => error,
+                Err(error) => return ShrinkError::Io(error),
+            },
+            other => return other,
+        };
+        match error.is_io_failure() && !self.handle().file.has_failed() {
+            true => ShrinkError::State(error),
+            false => ShrinkError::State(self.noticed(error)),
+        }
     }
 
     /// What was applied since the view or the last call.
@@ -230,7 +245,7 @@ impl Copy<'_> {
             }
             let expected = from.count(table)?;
             if found != expected {
-                return Err(ShrinkError::Rows { table, expected, found });
+                return Err(StateError::Rows { table, expected, found }.into());
             }
         }
         Ok(())
@@ -302,7 +317,12 @@ impl Copy<'_> {
         // Its file has no name any more.
         old.fuse.blow();
         // A power cut would bring the old file back, which no checkpoint must be ahead of: none is made.
-        store.disk.sync_dir(disk::parent(&store.path)).inspect_err(|_| fuse.blow())?;
+        let dir = disk::parent(&store.path);
+        store.disk.sync_dir(dir).map_err(|error| {
+            fuse.blow();
+            store.alarm.raise(Damage::failure(dir, &error));
+            ShrinkError::NotDurable(error)
+        })?;
         *pending = Pending { durable_index: marks.applied_index, ..Pending::default() };
         store.progress.set_durable(marks.applied_index);
         Ok(began.elapsed())

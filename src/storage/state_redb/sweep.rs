@@ -24,7 +24,7 @@ impl RedbStore {
         match self.watched(|| self.sweep_all()) {
             Ok(0) => {}
             Ok(steps) => info!(steps, "what a restore had replaced is removed from the state's file"),
-            // The next batch fails with the same error, and that stops the node.
+            // The alarm, which ends the node, is raised already.
             Err(error) => error!(%error, "what a restore had replaced could not be removed"),
         }
     }

@@ -78,6 +78,7 @@ fn fill_up_and_make_room(size: &str) {
             let status = node.wait_for_end();
             assert_eq!(status.code(), Some(FAILED), "{}", node.last_log());
             assert_says(&node.last_log(), &["the node ends", "No space left on device"]);
+            assert!(!node.last_log().contains("is damaged"), "{}", node.last_log());
             disk.empty();
             node.start_serving();
         }

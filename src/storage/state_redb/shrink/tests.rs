@@ -9,14 +9,15 @@ use openraft::vote::RaftLeaderId;
 use tempfile::TempDir;
 
 use super::*;
-use crate::kv::types::{Command, Key, KeyRange, NodeId, ReadRequest, Revision, Value, WriteOp};
+use crate::kv::types::{BackupOrigin, Command, Key, KeyRange, NodeId, ReadRequest, Revision, Value, WriteOp};
 use crate::raft::types::{LogId, TypeConfig};
 use crate::storage::StorageOptions;
 use crate::storage::batch::BatchPayload;
-use crate::storage::damage::DamageAlarm;
+use crate::storage::caretaker::Bell;
+use crate::storage::damage::{DamageAlarm, Place};
 use crate::storage::disk::{Disk, RealDisk};
 use crate::storage::progress::Progress;
-use crate::storage::state_redb::{NEW_STATE_FILE, RedbState, STATE_FILE};
+use crate::storage::state_redb::{NEW_STATE_FILE, RedbState, STATE_FILE, look_after};
 
 const VALUE_BYTES: usize = 1_024;
 
@@ -218,8 +219,8 @@ fn a_copy_is_given_up_when_the_state_is_replaced_or_the_log_is_behind() {
     assert_eq!(store.state().marks().revision(), Revision(100));
 }
 
-#[test]
-fn damage_is_not_copied() {
+/// A store with a row that is not what was written.
+fn damaged() -> Store {
     let mut store = Store::new();
     store.put(0..10);
     {
@@ -230,8 +231,66 @@ fn damage_is_not_copied() {
         drop(tables);
         transaction.commit().unwrap();
     }
+    store
+}
+
+#[test]
+fn damage_is_not_copied_and_raises_the_alarm() {
+    let store = damaged();
     let error = store.state().shrink().unwrap_err();
     assert!(matches!(error, ShrinkError::State(StateError::Checksum { .. })), "{error}");
     assert!(!store.path(SHRUNK_STATE_FILE).exists());
-    assert!(store.state().build_snapshot().is_err(), "nor is it sent to others");
+    assert_eq!(alarmed(&store), Place::row(Table::Data, &name(3)));
+}
+
+fn alarmed(store: &Store) -> Place {
+    let damage = store.state().alarm().get().expect("the alarm was raised");
+    assert!(damage.is_damage(), "{damage}");
+    damage.place.clone()
+}
+
+#[test]
+fn damage_that_a_snapshot_or_a_backup_meets_raises_the_alarm() {
+    type Work = fn(&RedbState, BackupOrigin) -> bool;
+    let origin = BackupOrigin { cluster_id: None, node_id: NodeId(1), created_ms: 0 };
+    let works: [(&str, Work); 4] = [
+        ("a snapshot", |state, _| state.build_snapshot().is_err()),
+        ("the length of a snapshot", |state, _| state.measure_snapshot().is_err()),
+        ("the length of a backup", |state, origin| state.measure_backup(origin).is_err()),
+        ("a backup", |state, origin| {
+            let (write, _pieces) = state.begin_backup(origin).unwrap();
+            write();
+            true
+        }),
+    ];
+    for (what, work) in works {
+        let store = damaged();
+        assert!(work(store.state(), origin), "{what}");
+        assert_eq!(alarmed(&store), Place::row(Table::Data, &name(3)), "{what}");
+    }
+}
+
+#[test]
+fn a_table_that_has_not_the_rows_that_it_says_raises_the_alarm() {
+    let store = damaged();
+    let rows = StateError::Rows { table: Table::Data, expected: 10, found: 9 };
+    let error = store.state().store.noticed_in_copy(rows.into());
+    assert!(error.to_string().contains("says that it has 10 rows and has 9"), "{error}");
+    assert_eq!(alarmed(&store), Place::File);
+}
+
+#[test]
+fn work_beside_the_state_that_panics_raises_the_alarm() {
+    let store = damaged();
+    let bell = Arc::<Bell>::default();
+    let hour = Duration::from_secs(3_600);
+    let inner = &store.state().store;
+    let caretaker = look_after(inner, "test", bell.clone(), hour, |_| panic!("no such page")).unwrap();
+    bell.ring();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let alarm = store.state().alarm().clone();
+    let raised = async { tokio::time::timeout(Duration::from_secs(10), alarm.raised()).await };
+    let damage = runtime.block_on(raised).expect("the alarm was raised");
+    assert!(damage.to_string().ends_with("state.redb is damaged: no such page"), "{damage}");
+    drop(caretaker);
 }
