@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::identity::SECRET_KEY_FILE_NAME;
+use crate::storage::disk::{self, Disk, RealDisk};
 
 /// The node's own ticket, for scripts. The name must stay stable.
 pub const ENDPOINT_FILE_NAME: &str = "endpoint";
@@ -125,7 +126,7 @@ impl DataDir {
     /// # Errors
     /// [`DataDirError`], if it cannot be made or locked, or holds what is not a node's.
     pub fn open(path: &Path) -> Result<Self, DataDirError> {
-        create(path)?;
+        create(path, |dir| RealDisk.sync_dir(dir))?;
         refuse_foreign(path)?;
         let lock = lock(path)?;
         Ok(Self { path: path.to_owned(), _lock: lock })
@@ -180,16 +181,31 @@ pub(super) fn write_endpoint_file(dir: &Path, ticket: &str) -> Result<(), DataDi
     write().map_err(|source| DataDirError::of(&path, source))
 }
 
-fn create(path: &Path) -> Result<(), DataDirError> {
+/// Makes the directory, and those above it, where they are missing. Their names are made durable with
+/// `sync_dir`: what is acknowledged in a directory must not go with it in a power cut.
+fn create(path: &Path, sync_dir: impl Fn(&Path) -> io::Result<()>) -> Result<(), DataDirError> {
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => Ok(()),
         Ok(_) => Err(DataDirError::NotADirectory { path: path.to_owned() }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let missing = missing_directories(path);
             let created = DirBuilder::new().recursive(true).mode(0o700).create(path);
-            created.map_err(|source| DataDirError::of(path, source))
+            created.map_err(|source| DataDirError::of(path, source))?;
+            // From the outside in: a name is of no use in a directory that has none.
+            missing
+                .into_iter()
+                .rev()
+                .map(disk::parent)
+                .try_for_each(|parent| sync_dir(parent).map_err(|source| DataDirError::of(parent, source)))
         }
         Err(source) => Err(DataDirError::of(path, source)),
     }
+}
+
+/// Which of a path's directories are not there, the path itself first.
+fn missing_directories(path: &Path) -> Vec<&Path> {
+    let named = path.ancestors().take_while(|dir| !dir.as_os_str().is_empty());
+    named.take_while(|dir| matches!(dir.try_exists(), Ok(false))).collect()
 }
 
 fn refuse_foreign(path: &Path) -> Result<(), DataDirError> {
@@ -253,6 +269,31 @@ mod tests {
         let path = dir.path().join("a/b");
         let data = DataDir::open(&path).unwrap();
         assert_eq!(fs::metadata(data.path()).unwrap().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn every_name_that_was_made_is_made_durable_where_it_stands() {
+        let dir = tempfile::tempdir().unwrap();
+        let synced = |path: &Path| {
+            let synced = std::cell::RefCell::new(Vec::new());
+            create(path, |dir| {
+                synced.borrow_mut().push(dir.to_owned());
+                Ok(())
+            })
+            .unwrap();
+            synced.into_inner()
+        };
+        let path = dir.path().join("a/b/c");
+        assert_eq!(synced(&path), [dir.path().to_owned(), dir.path().join("a"), dir.path().join("a/b")]);
+        assert_eq!(synced(&path), Vec::<PathBuf>::new(), "nothing was made");
+        assert_eq!(synced(&dir.path().join("a/d")), [dir.path().join("a")]);
+    }
+
+    #[test]
+    fn a_directory_whose_name_may_be_lost_is_not_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = create(&dir.path().join("a/b"), |_| Err(io::ErrorKind::StorageFull.into())).unwrap_err();
+        assert!(error.to_string().contains("no space is left"), "{error}");
     }
 
     #[test]
