@@ -196,8 +196,8 @@ impl LogView {
     /// Adds entries to the end.
     pub(super) fn append(&mut self, entries: &[Entry]) -> Result<(), LogError> {
         let Some(start) = entries.first().map(|entry| entry.log_id.index) else { return Ok(()) };
-        // Only a log that never held anything may begin anywhere.
-        let untouched = self.first == self.next && self.purged.is_none();
+        // Only a log that never held anything may begin anywhere; one that was cut back has.
+        let untouched = self.first == self.next && self.purged.is_none() && self.epoch == 0;
         let mut next = if untouched { start } else { self.next };
         for entry in entries {
             let index = entry.log_id.index;
@@ -383,6 +383,16 @@ mod tests {
         assert!(view.truncate_after(Some(id(1, 5))).unwrap());
         assert!(!view.truncate_after(Some(id(1, 7))).unwrap(), "nothing is there to remove");
         assert_eq!(view.last(), Some(id(1, 5)));
+    }
+
+    #[test]
+    fn a_log_of_which_all_was_removed_goes_on_where_it_began() {
+        let mut view = LogView::default();
+        view.append(&blanks(1, 0..3)).unwrap();
+        assert!(view.truncate_after(None).unwrap());
+        assert!(matches!(view.append(&blanks(2, 3..4)), Err(LogError::Gap { index: 3, next: 0 })));
+        view.append(&blanks(2, 0..2)).unwrap();
+        assert_eq!(view.indexes(), 0..2);
     }
 
     #[test]
