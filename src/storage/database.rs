@@ -179,7 +179,7 @@ fn create(
     init: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
 ) -> Result<(), OpenDatabaseError> {
     let io = |source| OpenDatabaseError::Io { path: path.to_owned(), source };
-    let unfinished = path.with_extension("redb.new");
+    let unfinished = unfinished(path);
     disk::remove_if_there(disk, &unfinished).map_err(io)?;
     let file = FusedFile::new(disk.create_database(&unfinished).map_err(io)?, Fuse::default());
     guarded(path, || {
@@ -194,6 +194,11 @@ fn create(
     })?;
     disk.rename(&unfinished, path).map_err(io)?;
     disk.sync_dir(disk::parent(path)).map_err(io)
+}
+
+/// Where a database stands until it is complete.
+pub(super) fn unfinished(path: &Path) -> PathBuf {
+    path.with_extension("redb.new")
 }
 
 fn builder(path: &Path, cache_bytes: usize) -> Builder {

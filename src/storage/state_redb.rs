@@ -50,7 +50,8 @@ use crate::raft::types::{Applied, LogId, SnapshotMeta, StoredMembership};
 
 use handle::{Handle, build_database, content, create_empty, open_existing, remove_leftover};
 pub(super) use rebuild::Rebuild;
-use shrink::{Behind, SHRUNK_STATE_FILE};
+use shrink::Behind;
+pub(super) use shrink::SHRUNK_STATE_FILE;
 pub use shrink::{ShrinkError, Shrunk};
 
 /// The file in a data directory. Must stay stable.

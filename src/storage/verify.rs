@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::damage::{Damage, Place};
+use super::database;
 use super::log_redb::LOG_FILE;
 use super::log_redb::survey::LogSurvey;
 use super::metadata::{METADATA_FILE, Metadata, MetadataError, Recovery};
 use super::overlay;
-use super::state_redb::{NEW_STATE_FILE, SNAPSHOT_DIR, STATE_FILE};
+use super::state_redb::{NEW_STATE_FILE, SHRUNK_STATE_FILE, SNAPSHOT_DIR, STATE_FILE};
 use crate::kv::types::{ClusterId, NodeId, PublicKey, Revision};
 use crate::limits;
 
@@ -278,9 +279,14 @@ impl Survey {
                 Err(damage) => self.add_damaged(&path, HOLDS, vec![damage]),
             }
         }
-        let unfinished_state = Some(dir.join(NEW_STATE_FILE)).filter(|path| path.exists());
-        for path in found.unfinished.into_iter().chain(unfinished_state) {
+        let there = |names: [PathBuf; 2]| names.into_iter().filter(|path| path.exists());
+        let states = there([NEW_STATE_FILE, SHRUNK_STATE_FILE].map(|name| dir.join(name)));
+        for path in found.unfinished.into_iter().chain(states) {
             self.report.notes.push(format!("{} is unfinished; the next start removes it", path.display()));
+        }
+        // These are made once, and removed only when they are made again.
+        for path in there([METADATA_FILE, LOG_FILE].map(|name| database::unfinished(&dir.join(name)))) {
+            self.report.notes.push(format!("{} is unfinished, and nothing needs it", path.display()));
         }
         Ok(())
     }

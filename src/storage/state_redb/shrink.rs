@@ -37,7 +37,7 @@ use crate::storage::pace::Pace;
 use crate::storage::tables::{ReadTables, RedbRead, RedbWrite, StateError, Table, append_rows};
 
 /// The copy, until it takes the state's name. What a crash leaves of it is removed at the next start.
-pub(super) const SHRUNK_STATE_FILE: &str = "state.redb.shrunk";
+pub(in crate::storage) const SHRUNK_STATE_FILE: &str = "state.redb.shrunk";
 
 /// What a copy achieved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

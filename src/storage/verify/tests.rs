@@ -100,6 +100,22 @@ fn a_missing_file_is_damage_and_a_leftover_is_a_note() {
 }
 
 #[test]
+fn everything_that_a_crash_leaves_unfinished_is_a_note() {
+    let store = Store::written(Closed::Cleanly);
+    let leftovers =
+        ["snapshots/7.tmp", "state.redb.new", "state.redb.shrunk", "metadata.redb.new", "raft.redb.new"];
+    for file in leftovers {
+        fs::write(store.dir().join(file), b"half").unwrap();
+    }
+    let report = verify(store.dir()).unwrap();
+    assert_eq!(report.damage, []);
+    for file in leftovers {
+        let noted = report.notes.iter().any(|note| note.contains(&format!("{file} is unfinished")));
+        assert!(noted, "{file}: {:?}", report.notes);
+    }
+}
+
+#[test]
 fn a_state_that_the_log_does_not_lead_to_is_damage() {
     let (one, other) = (Store::written(Closed::Cleanly), Store::begun());
     fs::copy(other.dir().join("state.redb"), one.dir().join("state.redb")).unwrap();
