@@ -13,7 +13,7 @@
 //!
 //! # Tiger Style
 //! A step reads at most [`limits::SCRUB_STEP_MAX_BYTES`] and one record, and its read transaction lives
-//! for [`limits::SCRUB_STEP_MAX_MS`] and one record.
+//! for [`limits::SCRUB_STEP_MAX_MS`], one record, and the way back over the keys.
 
 use std::io::BufReader;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use super::snapshot::format::SnapshotCheck;
 use super::snapshot::{SnapshotBytes, SnapshotData, SnapshotError};
 use super::space::Space;
 use super::state::{self, StateMachine};
-use super::state_redb::RedbState;
+use super::state_redb::{RedbState, TableScrub};
 use super::tables::Table;
 use crate::limits;
 use crate::raft::types::SnapshotMeta;
@@ -64,7 +64,7 @@ enum Stage {
     LogBlocks { from: u64 },
     LogEntries { from: u64 },
     StateBlocks { from: u64 },
-    StateRows { table: Table, after: Option<Vec<u8>> },
+    StateRows(TableScrub),
     Snapshot(Box<CurrentSnapshot>),
     Done,
 }
@@ -114,16 +114,16 @@ impl Scrubber {
             Stage::StateBlocks { from } => {
                 let done = self.state.file().scrub(from, limits::SCRUB_STEP_MAX_BYTES)?;
                 pass.tally.add(0, done.compared, done.bytes);
-                let rows = Stage::StateRows { table: Table::ALL[0], after: None };
+                let rows = Stage::StateRows(TableScrub::begin(Table::ALL[0]));
                 done.next.map_or(rows, |from| Stage::StateBlocks { from })
             }
-            Stage::StateRows { table, after } => {
-                let done = self.state.scrub_rows(table, after.as_deref())?;
+            Stage::StateRows(rows) => {
+                let following = Table::from_id(rows.table().id() + 1);
+                let done = self.state.scrub_rows(rows)?;
                 pass.tally.add(done.records, 0, done.bytes);
-                match (done.after, Table::from_id(table.id() + 1)) {
-                    (Some(after), _) => Stage::StateRows { table, after: Some(after) },
-                    (None, Some(table)) => Stage::StateRows { table, after: None },
-                    (None, None) => self.begin_snapshot(&mut pass.tally),
+                match done.next.or(following.map(TableScrub::begin)) {
+                    Some(rows) => Stage::StateRows(rows),
+                    None => self.begin_snapshot(&mut pass.tally),
                 }
             }
             Stage::Snapshot(snapshot) => self.snapshot_step(snapshot, &mut pass.tally),

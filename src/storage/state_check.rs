@@ -4,6 +4,9 @@
 //! rows that it points to are there. The look-up matters: a damaged inner page of a table leaves every
 //! row readable in order, and hides some from those who ask for them by name.
 //!
+//! A damaged inner page can also lead a scan to a page that belongs elsewhere. Each row there is whole, and
+//! those that it hides are never looked at. So rows must grow, and be as many as their table says.
+//!
 //! # Tiger Style
 //! The change behind each live key and each tombstone that is above the compacted revision has its undo
 //! record, and so has every change that an undo record leads back to.
@@ -16,6 +19,59 @@ use super::head::Head;
 use super::record::{self, Change, Live, Previous, Undo};
 use super::tables::{ReadTables, StateError, Table};
 use crate::kv::types::Revision;
+
+/// A scan of a table, which must see its rows in order, and all of them.
+#[derive(Clone, Debug)]
+pub(crate) struct RowOrder {
+    table: Table,
+    last: Option<Vec<u8>>,
+    rows: u64,
+}
+
+impl RowOrder {
+    /// A scan that begins at the first row.
+    pub(crate) const fn begin(table: Table) -> Self {
+        Self { table, last: None, rows: 0 }
+    }
+
+    /// The table.
+    pub(crate) const fn table(&self) -> Table {
+        self.table
+    }
+
+    /// The key of the last row.
+    pub(crate) fn last(&self) -> Option<&[u8]> {
+        self.last.as_deref()
+    }
+
+    /// Takes the next row, whose key must be above the last one.
+    pub(crate) fn next(&mut self, key: &[u8]) -> Result<(), StateError> {
+        if self.last().is_some_and(|last| last >= key) {
+            let last = self.last().unwrap_or_default().escape_ascii();
+            let reason =
+                format!("it comes after key \"{last}\" and is not above it: a page is in the wrong place");
+            return Err(StateError::Malformed {
+                table: self.table,
+                key: Bytes::copy_from_slice(key),
+                reason,
+            });
+        }
+        key.clone_into(self.last.get_or_insert_default());
+        self.rows += 1;
+        Ok(())
+    }
+
+    /// Checks at the end that the table has no other rows. The tables must be those that all of the scan
+    /// saw.
+    pub(crate) fn ensure_all(&self, tables: &impl ReadTables) -> Result<(), StateError> {
+        let (table, found, expected) = (self.table, self.rows, tables.count(self.table)?);
+        if found == expected {
+            return Ok(());
+        }
+        let problem = format!("table '{table}' says that it has {expected} rows and has {found}");
+        Err(StateError::database(redb::Error::Corrupted(problem)))
+    }
+}
 
 /// Checks one row as it stands in a scan of its table.
 pub(crate) fn check_row(
@@ -142,3 +198,6 @@ fn check_undo(tables: &impl ReadTables, head: &Head, key: &[u8], value: &[u8]) -
         Previous::Deleted(deleted) => check_change(tables, head, table, key, &undo.key, deleted),
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

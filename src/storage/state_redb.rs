@@ -50,6 +50,7 @@ use crate::raft::types::{Applied, LogId, SnapshotMeta, StoredMembership};
 
 use handle::{Handle, build_database, content, create_empty, open_existing, remove_leftover};
 pub(super) use rebuild::Rebuild;
+pub(super) use scrub::TableScrub;
 use shrink::Behind;
 pub(super) use shrink::SHRUNK_STATE_FILE;
 pub use shrink::{ShrinkError, Shrunk};
@@ -83,6 +84,16 @@ pub fn open_on(
     progress: Arc<Progress>,
 ) -> Result<StateMachine, StorageError> {
     RedbState::open(disk, dir, options, progress).map(StateMachine::redb)
+}
+
+/// Opens a state as if it were too large to be checked whole at the open.
+#[cfg(test)]
+pub(super) fn open_unchecked(
+    dir: &Path,
+    options: StorageOptions,
+    progress: Arc<Progress>,
+) -> Result<StateMachine, StorageError> {
+    RedbState::open_within(Arc::new(RealDisk), dir, options, progress, 0).map(StateMachine::redb)
 }
 
 /// The state on disk, and the threads that look after it.
@@ -141,7 +152,18 @@ impl RedbState {
         options: StorageOptions,
         progress: Arc<Progress>,
     ) -> Result<Self, StorageError> {
-        let store = Arc::new(RedbStore::open(disk, dir, options, progress)?);
+        Self::open_within(disk, dir, options, progress, limits::STATE_CHECK_AT_OPEN_MAX_BYTES)
+    }
+
+    /// The same with the length up to which the file is checked whole.
+    fn open_within(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        options: StorageOptions,
+        progress: Arc<Progress>,
+        whole_check_max_bytes: u64,
+    ) -> Result<Self, StorageError> {
+        let store = Arc::new(RedbStore::open(disk, dir, options, progress, whole_check_max_bytes)?);
         let checkpoint = |store: &RedbStore| match store
             .checkpoint(Duration::from_millis(limits::CHECKPOINT_FLUSH_WAIT_MS))
         {
@@ -351,6 +373,7 @@ impl RedbStore {
         dir: &Path,
         options: StorageOptions,
         progress: Arc<Progress>,
+        whole_check_max_bytes: u64,
     ) -> Result<Self, StorageError> {
         disk.create_dir_all(dir).map_err(StorageError::io("make the data directory", dir))?;
         remove_leftover(&*disk, &dir.join(NEW_STATE_FILE))?;
@@ -364,7 +387,7 @@ impl RedbStore {
         // found counts as being on disk from here on, and the log is purged by it.
         disk.sync_dir(dir).map_err(StorageError::io("sync the data directory", dir))?;
         let alarm = DamageAlarm::default();
-        let (handle, marks) = open_existing(&disk, &path, options, &alarm)?;
+        let (handle, marks) = open_existing(&disk, &path, options, &alarm, whole_check_max_bytes)?;
         let published = PublishedMarks::default();
         published.set(marks);
         progress.set_durable(marks.applied_index);

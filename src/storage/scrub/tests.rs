@@ -15,6 +15,8 @@ use crate::storage::damage::Place;
 use crate::storage::space::Room;
 use crate::storage::verify::tests::store::{Closed, Open, Store, run};
 
+mod unchecked;
+
 fn scrubber(open: &Open) -> Scrubber {
     Scrubber::new(&open.log, &open.state).unwrap()
 }

@@ -14,6 +14,7 @@ use crate::planted::{Bug, has};
 use crate::raft::types::SnapshotMeta;
 pub(crate) use crate::storage::blocks::TRAILER_BYTES;
 use crate::storage::blocks::{self, BlockError, ChunkWriter, Magic, Part, Totals};
+use crate::storage::state_check::RowOrder;
 use crate::storage::tables::{ReadTables, StateError, Table};
 use crate::storage::{head, record};
 
@@ -56,7 +57,8 @@ impl From<SnapshotError> for io::Error {
     }
 }
 
-/// Writes all rows of a state, each of whose checksums is looked at.
+/// Writes all rows of a state. Each one's checksum is looked at, and none is missing: damage must not spread to
+/// the nodes that get the snapshot.
 pub(crate) fn write(tables: &impl ReadTables, out: &mut impl Write) -> io::Result<SnapshotMeta> {
     let meta = head::snapshot_meta(tables)?;
     #[cfg(madsim)]
@@ -67,10 +69,11 @@ pub(crate) fn write(tables: &impl ReadTables, out: &mut impl Write) -> io::Resul
     let header = postcard::to_stdvec(&meta).expect("metadata has only types that postcard can encode");
     let mut chunks = ChunkWriter::begin(out, MAGIC, VERSION, &header)?;
     for table in Table::ALL {
+        let mut order = RowOrder::begin(table);
         for row in tables.rows(table, (Bound::Unbounded, Bound::Unbounded))? {
             let (key, value) = row?;
-            // Damage must not spread to the nodes that get the snapshot.
             record::check_row(table, &key, &value)?;
+            order.next(&key)?;
             #[cfg(madsim)]
             if has(Bug::SnapshotWithoutMembership) && *key == *head::MEMBERSHIP {
                 continue;
@@ -81,6 +84,7 @@ pub(crate) fn write(tables: &impl ReadTables, out: &mut impl Write) -> io::Resul
                 blocks::push_bytes(chunk, &value);
             })?;
         }
+        order.ensure_all(tables)?;
     }
     chunks.finish()?;
     Ok(meta)

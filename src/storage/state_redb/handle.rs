@@ -7,7 +7,6 @@ use std::sync::Arc;
 use redb::{Database, ReadableDatabase};
 
 use super::{NEW_STATE_FILE, STATE_FILE};
-use crate::limits;
 use crate::raft::types::SnapshotMeta;
 use crate::storage::batch::Marks;
 use crate::storage::checked_file::CheckedFile;
@@ -107,16 +106,11 @@ pub(super) fn open_existing(
     path: &Path,
     options: StorageOptions,
     alarm: &DamageAlarm,
+    whole_check_max_bytes: u64,
 ) -> Result<(Handle, Marks), StorageError> {
     let fuse = Fuse::default();
-    let (database, file) = database::open_checked(
-        disk,
-        path,
-        options.cache(),
-        fuse.clone(),
-        alarm,
-        limits::STATE_CHECK_AT_OPEN_MAX_BYTES,
-    )?;
+    let (database, file) =
+        database::open_checked(disk, path, options.cache(), fuse.clone(), alarm, whole_check_max_bytes)?;
     let handle = Handle { database, file, fuse };
     let loaded = RedbRead::add_missing(&handle.database).and_then(|()| handle.read()).and_then(|tables| {
         tables.open_all()?;

@@ -31,7 +31,7 @@ use crate::storage::record::encode_command;
 use crate::storage::snapshot::format;
 use crate::storage::state::StateMachine;
 use crate::storage::tables::Table;
-use crate::storage::{StorageOptions, state_redb};
+use crate::storage::{StorageError, StorageOptions, state_redb};
 
 pub(crate) const KEY: PublicKey = PublicKey([7; 32]);
 
@@ -39,6 +39,10 @@ pub(crate) const KEY: PublicKey = PublicKey([7; 32]);
 const ENTRIES: u64 = 60;
 const SNAPSHOT_AT: u64 = 30;
 const PURGED_TO: u64 = 20;
+
+/// Entries behind it which make tables of several pages.
+const MANY_FROM: u64 = 100;
+const MANY_TO: u64 = 600;
 
 /// How the process that wrote a store ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,9 +102,11 @@ fn membership() -> Membership<NodeId, NodeInfo> {
     Membership::new(vec![BTreeSet::from([NodeId(1)])], nodes).unwrap()
 }
 
-/// What the log holds at an index: a membership, puts of nine keys, deletes, sessions, a compaction.
+/// What the log holds at an index: a membership, puts of nine keys, deletes, sessions, a compaction. What
+/// is behind a whole store puts ever new keys.
 fn entry(index: u64) -> Entry {
-    let key = Key::new(format!("key-{}", index % 10)).unwrap();
+    let key = if index < MANY_FROM { index % 10 } else { index };
+    let key = Key::new(format!("key-{key}")).unwrap();
     let command = match index {
         0 => return Entry { log_id: id(0), payload: EntryPayload::Membership(membership()) },
         1 => return Entry { log_id: id(1), payload: EntryPayload::Blank },
@@ -125,11 +131,24 @@ impl Open {
     }
 
     pub(crate) fn with_cache(dir: &Path, cache_bytes: u64) -> Result<Self, Box<dyn std::error::Error>> {
+        Self::opened_by(state_redb::open, dir, cache_bytes)
+    }
+
+    /// The state is opened as one that is too large to be checked whole.
+    pub(crate) fn unchecked(dir: &Path) -> Result<Self, Box<dyn std::error::Error>> {
+        Self::opened_by(state_redb::open_unchecked, dir, 1 << 20)
+    }
+
+    fn opened_by(
+        open_state: impl FnOnce(&Path, StorageOptions, Arc<Progress>) -> Result<StateMachine, StorageError>,
+        dir: &Path,
+        cache_bytes: u64,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
         let metadata = Metadata::open(dir, None, KEY)?;
         let progress = Arc::new(Progress::default());
         let options = StorageOptions { cache_bytes, checkpoint_interval: Duration::from_secs(3_600) };
         let log = RedbLog::open(&dir.join(LOG_FILE), usize::try_from(cache_bytes)?, progress.clone())?;
-        let state = state_redb::open(dir, options, progress)?;
+        let state = open_state(dir, options, progress)?;
         Ok(Self { metadata, log, state })
     }
 
@@ -163,7 +182,7 @@ impl Open {
         self.log.purge(id(PURGED_TO)).await.unwrap();
     }
 
-    async fn content(&mut self) -> std::io::Result<Content> {
+    pub(crate) async fn content(&mut self) -> std::io::Result<Content> {
         let metadata = &self.metadata;
         let snapshot = self.state.get_current_snapshot().await?;
         let snapshot = snapshot.map(|snapshot| {
@@ -200,6 +219,16 @@ impl Store {
         let template =
             TEMPLATES[closed as usize].get_or_init(|| Self::write(closed, async |open| open.fill().await));
         template.copy()
+    }
+
+    /// A whole store with many keys.
+    pub(crate) fn large(closed: Closed) -> Self {
+        Self::write(closed, async |open| {
+            open.fill().await;
+            for from in (ENTRIES..MANY_TO).step_by(20) {
+                open.write(from..from + 20).await;
+            }
+        })
     }
 
     /// A store whose log goes back to the beginning.
