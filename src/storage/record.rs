@@ -203,11 +203,19 @@ fn checksum(table: Table, key: &[u8], content: &[u8]) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Debug;
+
     use proptest::prelude::*;
 
     use super::*;
-    use crate::kv::types::{Key, KeyRange, TxnOp, Value};
+    use crate::kv::types::{
+        Admitted, BackupTotals, Key, KeyRange, NodeId, OpResult, PublicKey, RestoreId, SecretHash, TxnOp,
+        Value, WriteReply,
+    };
+    use crate::storage::admissions::{self, FormerMember, IssuedTicket};
     use crate::storage::apply::tests::commands;
+    use crate::storage::apply::{Reply, Session};
+    use crate::storage::head::{Restored, Restoring, SessionTotals};
 
     fn put(key: &'static [u8], value: Vec<u8>) -> Command {
         Command::put(Key::new(key).unwrap(), Value::new(value).unwrap())
@@ -251,6 +259,35 @@ mod tests {
         assert!(Change::from_key(b"short").is_err());
     }
 
+    /// Whether a header comes back as it was sealed, with what stands behind it.
+    fn comes_back<H>(table: Table, key: &[u8], header: &H, tail: &[u8]) -> Result<(), TestCaseError>
+    where
+        H: Serialize + DeserializeOwned + PartialEq + Debug,
+    {
+        let sealed = seal(table, key, header, tail);
+        let (opened, rest): (H, _) = unseal_open(table, key, &sealed).unwrap();
+        prop_assert_eq!(&opened, header);
+        prop_assert_eq!(rest, tail);
+        Ok(())
+    }
+
+    fn any_reply() -> impl Strategy<Value = Reply> {
+        let result = prop_oneof![
+            Just(OpResult::Put),
+            any::<(u64, bool)>().prop_map(|(deleted, more)| OpResult::Delete { deleted, more }),
+        ];
+        let done = (any::<(u64, bool, bool)>(), prop::collection::vec(result, 0..4)).prop_map(
+            |((revision, succeeded, replayed), results)| {
+                Ok(WriteReply { revision: Revision(revision), succeeded, results, replayed })
+            },
+        );
+        let refused = any::<(usize, usize)>()
+            .prop_map(|(bytes, max_bytes)| Err(KvError::KeyTooLarge { bytes, max_bytes }));
+        let forgotten =
+            any::<u64>().prop_map(|revision| Err(KvError::SessionExpired { forgotten: Revision(revision) }));
+        prop_oneof![done, refused, forgotten, Just(Err(KvError::EmptyKey))]
+    }
+
     proptest! {
         #[test]
         fn delete_commands_round_trip(start: Vec<u8>, end: Option<Vec<u8>>) {
@@ -273,13 +310,59 @@ mod tests {
             let changed = Change { revision: Revision(changed.0), sub: changed.1 };
             prop_assert_eq!(Change::from_key(&changed.to_key()).unwrap(), changed);
             let live = Live { create_revision: Revision(created), changed, version, lease };
-            let sealed = seal(Table::Data, &key, &live, &value);
-            prop_assert_eq!(unseal_open::<Live>(Table::Data, &key, &sealed).unwrap(), (live, &value[..]));
+            comes_back(Table::Data, &key, &live, &value)?;
+            comes_back(Table::Tombstones, &key, &changed, &[])?;
             let previous = [Previous::Absent, Previous::Live, Previous::Deleted(changed)][kind];
             let undo = Undo { key: Bytes::from(key), previous };
-            let sealed = seal(Table::History, &changed.to_key(), &undo, &value);
-            let opened = unseal_open::<Undo>(Table::History, &changed.to_key(), &sealed).unwrap();
-            prop_assert_eq!(opened, (undo, &value[..]));
+            comes_back(Table::History, &changed.to_key(), &undo, &value)?;
+        }
+
+        #[test]
+        fn sessions_and_their_replies_round_trip(
+            id: u128, sequence: u64, stamp: u64, before: u64, reply in any_reply(), totals: (u64, u64, u64, u64),
+        ) {
+            let session = Session { sequence, stamp, revision_before: Revision(before) };
+            let key = id.to_be_bytes();
+            let encoded = postcard::to_stdvec(&reply).unwrap();
+            comes_back(Table::Sessions, &key, &session, &encoded)?;
+            prop_assert_eq!(open::<Reply>(Table::Sessions, &key, &encoded).unwrap(), (reply, &[][..]));
+            let (count, reply_bytes, forgotten, next_stamp) = totals;
+            let totals = SessionTotals { count, reply_bytes, forgotten: Revision(forgotten), next_stamp };
+            comes_back(Table::Meta, b"sessions", &totals, &[])?;
+        }
+
+        #[test]
+        fn facts_of_restores_round_trip(
+            id: u128, revisions: (u64, u64), replace: bool, staged: (u64, u32, u32), last_key: Vec<u8>,
+        ) {
+            let id = RestoreId(uuid::Uuid::from_u128(id));
+            let (keys, chunks, checksum) = staged;
+            let restoring = Restoring {
+                id,
+                backup_revision: Revision(revisions.0),
+                revision: Revision(revisions.1),
+                replace,
+                staged: BackupTotals { keys, chunks: chunks.into(), checksum },
+                last_key: last_key.into(),
+            };
+            comes_back(Table::Meta, b"restoring", &Some(restoring), &[])?;
+            comes_back(Table::Meta, b"restored", &Some(Restored { id, revision: Revision(revisions.1) }), &[])?;
+        }
+
+        #[test]
+        fn rows_of_admissions_round_trip(
+            hash: [u8; 32], key: [u8; 32], numbers: (u64, u32, u64, u64), wants_vote: bool, is_member: bool,
+            has_ticket: bool,
+        ) {
+            let (hash, public_key) = (SecretHash(hash), PublicKey(key));
+            let (at_ms, uses_left, node_id, incarnation) = numbers;
+            let ticket = IssuedTicket { expires_at_ms: at_ms, uses_left };
+            comes_back(Table::Admissions, &admissions::ticket_key(&hash), &ticket, &[])?;
+            let ticket = has_ticket.then_some(hash);
+            let node = Admitted { public_key, incarnation, wants_vote, is_member, ticket, since_ms: at_ms };
+            comes_back(Table::Admissions, &admissions::node_key(NodeId(node_id)), &node, &[])?;
+            let former = FormerMember { node_id: NodeId(node_id), removed_at: at_ms };
+            comes_back(Table::Admissions, &admissions::former_key(&public_key), &former, &[])?;
         }
 
         #[test]

@@ -33,11 +33,11 @@ use crate::storage::tables::{StateError, Table, WriteTables};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Session {
     /// The last sequence applied.
-    sequence: u64,
+    pub(in crate::storage) sequence: u64,
     /// Its place in the order of use.
     pub(crate) stamp: u64,
     /// The store's revision before the last write.
-    revision_before: Revision,
+    pub(in crate::storage) revision_before: Revision,
 }
 
 /// What a write was answered; it stands behind the header.

@@ -8,7 +8,8 @@ use uuid::Uuid;
 
 use super::*;
 use crate::kv::types::{
-    BackupTotals, RangeReply, ReadRequest, RestoreId, RestoreStep, Revision, SessionId, SessionTag,
+    BackupTotals, Joiner, MemberOp, NodeId, PublicKey, RangeReply, ReadRequest, RestoreId, RestoreStep,
+    Revision, SecretHash, SessionId, SessionTag, TicketId,
 };
 use crate::storage::backup::BackupRow;
 use crate::storage::blocks::Totals;
@@ -400,6 +401,7 @@ pub(crate) fn commands() -> impl Strategy<Value = Vec<Command>> {
     let op = prop_oneof![
         12 => txn,
         1 => (0_u64..20).prop_map(|revision| WriteOp::Compact { revision: Revision(revision) }),
+        3 => member_op().prop_map(WriteOp::Member),
     ];
     let tag = prop::option::of((0_u128..3, 1_u64..4).prop_map(|(id, sequence)| SessionTag {
         id: SessionId(Uuid::from_u128(id)),
@@ -414,6 +416,27 @@ pub(crate) fn commands() -> impl Strategy<Value = Vec<Command>> {
         2 => restore(single),
     ];
     vec(group, 1..40).prop_map(|groups| groups.into_iter().flatten().collect())
+}
+
+/// Tickets and nodes, few enough that they meet, and times at which some have expired.
+fn member_op() -> impl Strategy<Value = MemberOp> {
+    let hash = || (0_u8..3).prop_map(|secret| SecretHash([secret; 32]));
+    let node = || (1_u8..4).prop_map(|node| PublicKey([node; 32]));
+    let joiner = (node(), 0_u64..3, any::<bool>()).prop_map(|(public_key, incarnation, wants_vote)| Joiner {
+        public_key,
+        incarnation,
+        wants_vote,
+    });
+    let member =
+        (1_u64..4, node(), 0_u64..3).prop_map(|(id, key, incarnation)| (NodeId(id), key, incarnation));
+    prop_oneof![
+        3 => (hash(), 0_u64..50, 0_u64..50, 0_u32..3).prop_map(|(hash, now_ms, lives_ms, uses)| {
+            MemberOp::IssueTicket { hash, now_ms, expires_at_ms: now_ms + lives_ms, uses }
+        }),
+        3 => (hash(), 0_u64..80, joiner).prop_map(|(hash, now_ms, joiner)| MemberOp::Redeem { hash, now_ms, joiner }),
+        1 => vec(member, 0..3).prop_map(|members| MemberOp::NoteIncarnations { members }),
+        1 => hash().prop_map(|hash| MemberOp::RevokeTicket { id: TicketId::of(&hash) }),
+    ]
 }
 
 /// The steps of a restore of few keys, with a write after each of them, and one of the steps left out or

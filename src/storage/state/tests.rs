@@ -1,5 +1,6 @@
 //! Both stores through openraft's trait, and what is on disk after crashes and damage.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::kv::types::{Command, KeyRange, NodeId, WriteOp};
+use crate::kv::types::{Command, KeyRange, NodeId, NodeInfo, PublicKey, WriteOp};
 use crate::raft::types::{Entry, LogId};
 use crate::storage::apply::tests::{commands, key, put, restore_steps};
 use crate::storage::backup::{BackupDecoder, Decoded};
@@ -421,7 +422,32 @@ async fn flipped_bits_are_errors_or_harmless_and_never_other_answers() {
     assert!(refused > 0, "some of the bytes hold something");
 }
 
-/// The entries of commands, and where a batch ends.
+/// Entries of commands from an index on, with a membership behind every fifth; members come and go.
+fn entries(commands: &[Command], first: u64) -> Vec<Entry> {
+    let mut payloads = Vec::new();
+    for (number, command) in (0_u64..).zip(commands) {
+        payloads.push(EntryPayload::Normal(encode_command(command).unwrap()));
+        if number % 5 == 4 {
+            payloads.push(EntryPayload::Membership(members(number)));
+        }
+    }
+    payloads.into_iter().zip(first..).map(|(payload, index)| Entry::new(log_id(index), payload)).collect()
+}
+
+/// Two of the nodes that come in with tickets, and one that came in otherwise.
+fn members(number: u64) -> Membership<NodeId, NodeInfo> {
+    let ids = [1 + number % 3, 1 + number / 2 % 3, 9];
+    let node = |id: u64| NodeInfo {
+        public_key: PublicKey([u8::try_from(id).unwrap(); 32]),
+        addresses: Vec::new(),
+        relay_url: None,
+        http_addr: None,
+    };
+    let nodes: BTreeMap<NodeId, NodeInfo> = ids.map(|id| (NodeId(id), node(id))).into();
+    Membership::new(vec![[NodeId(ids[0])].into()], nodes).unwrap()
+}
+
+/// Commands, and where a batch of their entries ends.
 fn batches() -> impl Strategy<Value = (Vec<Command>, Vec<usize>)> {
     commands().prop_flat_map(|commands| {
         let cuts = prop::collection::vec(0..=commands.len(), 0..5);
@@ -429,12 +455,11 @@ fn batches() -> impl Strategy<Value = (Vec<Command>, Vec<usize>)> {
     })
 }
 
-async fn apply_cut(state: &mut StateMachine, commands: &[Command], mut cuts: Vec<usize>) {
-    cuts.extend([0, commands.len()]);
+async fn apply_cut(state: &mut StateMachine, entries: &[Entry], mut cuts: Vec<usize>) {
+    cuts.extend([0, entries.len()]);
     cuts.sort_unstable();
     for cut in cuts.windows(2) {
-        let entries = (cut[0]..cut[1]).map(|at| entry(at as u64 + 1, &commands[at])).collect();
-        apply(state, entries).await;
+        apply(state, entries[cut[0]..cut[1]].to_vec()).await;
     }
 }
 
@@ -450,8 +475,7 @@ proptest! {
         commands in commands(), at in any::<prop::sample::Index>(),
     ) {
         run(async {
-            let entries: Vec<Entry> =
-                commands.iter().zip(0..).map(|(command, index)| entry(index, command)).collect();
+            let entries = entries(&commands, 0);
             let at = at.index(entries.len() + 1);
             let dir = tempfile::tempdir().unwrap();
             let open_log = || RedbLog::open(&dir.path().join(LOG_FILE), 1 << 20, Arc::default()).unwrap();
@@ -480,11 +504,12 @@ proptest! {
         (commands, cuts) in batches(), restart: bool,
     ) {
         run(async {
+            let entries = entries(&commands, 1);
             let mut memory = state_mem::open();
-            apply_cut(&mut memory, &commands, Vec::new()).await;
+            apply_cut(&mut memory, &entries, Vec::new()).await;
             let disk = Disk::new();
             let mut redb = disk.open();
-            apply_cut(&mut redb, &commands, cuts).await;
+            apply_cut(&mut redb, &entries, cuts).await;
             if restart {
                 drop(redb);
                 redb = disk.open();
