@@ -1,7 +1,14 @@
+use std::fmt::Debug;
+
+use proptest::collection::{btree_map, vec};
+use proptest::prelude::*;
 use redb::ReadableTable;
+use serde::de::DeserializeOwned;
 use tempfile::TempDir;
+use uuid::Uuid;
 
 use super::*;
+use crate::kv::types::Founders;
 use crate::storage::disk::simulated::SimulatedDisk;
 
 const KEY: PublicKey = PublicKey([7; 32]);
@@ -133,4 +140,41 @@ fn a_damaged_or_missing_value_is_refused_by_name() {
     tamper(dir.path(), |table| drop(table.remove(INCARNATION).unwrap()));
     let text = Metadata::open(dir.path(), None, KEY).unwrap_err().to_string();
     assert!(text.contains("no incarnation") && text.contains("backup"), "{text}");
+}
+
+/// Whether a value comes back as it was sealed.
+fn comes_back<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) -> Result<(), TestCaseError> {
+    prop_assert_eq!(&codec::unseal::<T>("a value", &codec::seal(value)).unwrap(), value);
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn values_come_back_as_they_were_sealed(
+        clusters: (u128, Option<u128>),
+        founders in btree_map(any::<u64>(), any::<([u8; 32], u64)>(), 1..5),
+        peers in vec(any::<(u64, [u8; 32], Vec<(std::net::IpAddr, u16)>, Option<String>)>(), 0..4),
+    ) {
+        let cluster = |id| ClusterId(Uuid::from_u128(id));
+        let (to, from) = (cluster(clusters.0), clusters.1.map(cluster));
+        comes_back(&Recovery { from, to })?;
+
+        let members = founders.iter().map(|(id, (key, _))| (NodeId(*id), PublicKey(*key)));
+        let own = members.clone().next().expect("there is one");
+        let incarnations = founders.iter().map(|(id, (_, incarnation))| (NodeId(*id), *incarnation)).collect();
+        let founding = Founding { cluster_id: to, founders: Founders::new(own, members.clone()), incarnations };
+        comes_back(&founding)?;
+        comes_back(&members.map(|(_, key)| key).collect::<Vec<_>>())?;
+
+        let peers: Vec<(NodeId, NodeInfo)> = peers
+            .into_iter()
+            .map(|(id, key, addresses, relay_url)| {
+                // Not the scope of a link-local one, which serde leaves out.
+                let addresses: Vec<std::net::SocketAddr> = addresses.into_iter().map(Into::into).collect();
+                let http_addr = addresses.first().copied();
+                (NodeId(id), NodeInfo { public_key: PublicKey(key), addresses, relay_url, http_addr })
+            })
+            .collect();
+        comes_back(&peers)?;
+    }
 }

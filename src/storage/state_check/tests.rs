@@ -6,7 +6,7 @@ use std::vec;
 use super::*;
 use crate::storage::head::Revisions;
 use crate::storage::record::seal;
-use crate::storage::tables::{MemTables, RowBounds, WriteTables};
+use crate::storage::tables::{MemTables, RowBounds};
 
 /// Pages of the data.
 pub(crate) const PAGES: usize = 6;

@@ -68,12 +68,7 @@ fn rows_that_are_fewer_than_their_table_says_are_found_and_no_snapshot_is_made()
 }
 
 /// What came of a flip.
-fn try_flip(
-    template: &Store,
-    whole: &crate::storage::verify::tests::store::Content,
-    at: usize,
-    bit: u8,
-) -> &'static str {
+fn try_flip(template: &Store, whole: &Content, at: usize, bit: u8) -> &'static str {
     let store = template.copy();
     spoil(&store, |bytes| bytes[at] ^= 1 << bit);
     let opened = catch_unwind(AssertUnwindSafe(|| Open::unchecked(store.dir())));
