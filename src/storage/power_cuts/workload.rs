@@ -64,6 +64,7 @@ impl Workload<'_> {
             Step::Build => self.build(open).await,
             Step::Install => self.install(open).await,
             Step::Lag => self.lag(store).await,
+            Step::Shrink => self.shrink(open),
         }
     }
 
@@ -225,6 +226,14 @@ impl Workload<'_> {
         let built = self.end(built, "building a snapshot")?;
         self.model.durable = self.model.applied;
         self.model.snapshot = count(built.meta.last_log_id);
+        Ok(())
+    }
+
+    /// The state is copied into a new file, durably.
+    fn shrink(&mut self, store: &mut Store) -> Done {
+        let state = store.state.on_disk().expect("the state is in a file");
+        self.end(state.shrink(), "a copy of the state")?;
+        self.model.durable = self.model.applied;
         Ok(())
     }
 
