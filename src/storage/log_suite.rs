@@ -2,13 +2,13 @@
 //! out of order.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use openraft::testing::log::{StoreBuilder, Suite};
 use tempfile::TempDir;
 
+use super::disk::simulated::Disorder;
 use super::disk::{Disk, RealDisk, SimulatedDisk};
 use super::log_mem::MemoryLog;
 use super::log_redb::{LOG_FILE, RedbLog};
@@ -58,16 +58,20 @@ impl StoreBuilder<TypeConfig, RedbLog, StateMachine, TempDir> for Redb {
     }
 }
 
-/// On a disk whose operations give way to one another at random.
+/// On disks whose operations give way to one another at random, and that write in any order.
+#[derive(Clone, Default)]
 struct SlowDisk {
-    seed: AtomicU64,
+    disks: Arc<Mutex<Vec<SimulatedDisk>>>,
 }
 
 impl StoreBuilder<TypeConfig, RedbLog, StateMachine> for SlowDisk {
     async fn build(&self) -> Result<((), RedbLog, StateMachine), StorageError> {
         let dir = Path::new("/node");
-        let disk = SimulatedDisk::new(dir, self.seed.fetch_add(1, Ordering::Relaxed));
+        let mut disks = self.disks.lock().unwrap();
+        let disk = SimulatedDisk::new(dir, disks.len() as u64);
         disk.delay_operations();
+        disks.push(disk.clone());
+        drop(disks);
         let (log, state) = open(&disk.mount(), dir);
         Ok(((), log, state))
     }
@@ -75,7 +79,12 @@ impl StoreBuilder<TypeConfig, RedbLog, StateMachine> for SlowDisk {
 
 #[tokio::test]
 async fn the_stores_on_a_disk_that_reorders_and_delays_pass_the_suite_of_openraft() {
-    Suite::test_all(SlowDisk { seed: AtomicU64::new(0) }).await.unwrap();
+    let slow = SlowDisk::default();
+    Suite::test_all(slow.clone()).await.unwrap();
+    let disorder: Vec<Disorder> = slow.disks.lock().unwrap().iter().map(SimulatedDisk::disorder).collect();
+    let (delays, inversions) =
+        disorder.iter().fold((0, 0), |sum, disk| (sum.0 + disk.delays, sum.1 + disk.inversions));
+    assert!(delays > 0 && inversions > 0, "{delays} delays, {inversions} inversions");
 }
 
 #[tokio::test]

@@ -62,7 +62,17 @@ struct State {
     names: Names,
     faults: Faults,
     operations: u64,
+    disorder: Disorder,
     cut: Option<PowerCut>,
+}
+
+/// What a disk that [delays](SimulatedDisk::delay_operations) has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Disorder {
+    /// Operations that gave way to others.
+    pub delays: u64,
+    /// Sectors that were on disk before others of their file that had been written earlier.
+    pub inversions: u64,
 }
 
 /// A file with those who use it.
@@ -96,6 +106,7 @@ impl SimulatedDisk {
             names: Names::new(root.into()),
             faults: Faults::default(),
             operations: 0,
+            disorder: Disorder::default(),
             cut: None,
         })
     }
@@ -213,9 +224,15 @@ impl SimulatedDisk {
         self.lock().allocated_bytes()
     }
 
-    /// Makes each operation give way to other threads for a while, at random.
+    /// Makes each operation give way to other threads for a while, at random, and puts what is not synced on
+    /// disk meanwhile, in any order.
     pub fn delay_operations(&self) {
         self.lock().faults.delays = true;
+    }
+
+    /// What that came to.
+    pub fn disorder(&self) -> Disorder {
+        self.lock().disorder
     }
 
     /// Sets the bounds of the time that a sync takes, in the time of the simulation.
@@ -260,6 +277,10 @@ impl SimulatedDisk {
         let mut state = self.lock();
         if state.faults.delays {
             let turns = state.rng.random_range(0..8);
+            state.disorder.delays += u64::from(turns > 0);
+            if turns > 4 {
+                state.write_back();
+            }
             drop(state);
             (0..turns).for_each(|_| std::thread::yield_now());
             state = self.lock();
@@ -372,6 +393,14 @@ impl State {
     fn write(&mut self, id: FileId, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let room = self.faults.capacity_bytes.map(|bytes| bytes.saturating_sub(self.allocated_bytes()));
         self.file(id).image.write(in_memory(offset), bytes, room)
+    }
+
+    /// Puts one sector of each file on disk.
+    fn write_back(&mut self) {
+        for file in self.files.values_mut() {
+            let is_inversion = file.image.write_back(&mut self.rng) == Some(true);
+            self.disorder.inversions += u64::from(is_inversion);
+        }
     }
 
     fn fail_sync(&mut self, id: FileId) -> io::Result<()> {

@@ -28,6 +28,8 @@ pub(super) struct FileImage {
     lengths: Vec<Length>,
     /// Grows whenever the file gets shorter.
     era: u32,
+    /// Sectors written so far.
+    writes: u64,
     blocks: BTreeSet<usize>,
 }
 
@@ -42,6 +44,8 @@ struct Sector {
     /// As on disk, then as each write since has left it, but for the last, which is in `now`.
     earlier: Vec<(Stamp, Box<SectorBytes>)>,
     last: Stamp,
+    /// Which of the file's writes that was.
+    number: u64,
     /// Whether the next sync writes it. It does not if a failed one should have.
     dirty: bool,
 }
@@ -80,6 +84,7 @@ impl FileImage {
             doubtful: BTreeMap::new(),
             lengths: vec![Length { bytes: 0, era: 0 }],
             era: 0,
+            writes: 0,
             blocks: BTreeSet::new(),
         }
     }
@@ -132,10 +137,12 @@ impl FileImage {
     /// Keeps a sector as it is now, before it changes.
     fn stamp(&mut self, number: usize, stamp: Stamp) {
         let before = self.sector(number);
+        self.writes += 1;
         match self.doubtful.get_mut(&number) {
             None => {
                 let earlier = vec![(Stamp::default(), Box::new(before))];
-                self.doubtful.insert(number, Sector { earlier, last: stamp, dirty: true });
+                self.doubtful
+                    .insert(number, Sector { earlier, last: stamp, number: self.writes, dirty: true });
             }
             Some(sector) => {
                 if sector.dirty {
@@ -143,6 +150,7 @@ impl FileImage {
                 }
                 sector.dirty = true;
                 sector.last = stamp;
+                sector.number = self.writes;
             }
         }
     }
@@ -174,6 +182,19 @@ impl FileImage {
         }
         self.now.resize(len, 0);
         self.lengths.push(Length { bytes: len, era: self.era });
+    }
+
+    /// Puts a sector that waits for a sync on disk, whatever came before it. Returns whether an older one still
+    /// waits; none if there was none to put. Where the file got shorter since the sync, it leaves that to the next.
+    pub(super) fn write_back(&mut self, rng: &mut Xoshiro256PlusPlus) -> Option<bool> {
+        let dirty = self.doubtful.iter().filter(|(_, sector)| sector.dirty);
+        let dirty: Vec<(usize, u64)> = dirty.map(|(at, sector)| (*at, sector.number)).collect();
+        if self.era > 0 || dirty.is_empty() {
+            return None;
+        }
+        let (at, number) = dirty[rng.random_range(0..dirty.len())];
+        self.doubtful.remove(&at);
+        Some(dirty.iter().any(|(_, other)| *other < number))
     }
 
     /// Makes everything durable but what a failed sync gave up.

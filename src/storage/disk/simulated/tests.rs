@@ -246,3 +246,24 @@ fn same_seed_and_calls_give_the_same_disk() {
 
 const SECTOR: usize = image::SECTOR_BYTES;
 const BLOCK: usize = image::BLOCK_BYTES;
+
+#[test]
+fn a_disk_that_delays_puts_later_sectors_on_disk_before_earlier_ones() {
+    let disk = SimulatedDisk::new("/d", 1);
+    let mount = disk.mount();
+    let path = Path::new("/d/a");
+    let file = mount.create(path).unwrap();
+    file.write_all_at(0, &[1; 40 * 512]).unwrap();
+    file.sync().unwrap();
+    mount.sync_dir(Path::new("/d")).unwrap();
+    disk.delay_operations();
+    (0..40).for_each(|sector| file.write_all_at(sector * 512, &[2; 512]).unwrap());
+    let survivors = disk.after_power_cut().read_file(path).unwrap();
+    let is_new: Vec<bool> = survivors.chunks(512).map(|sector| sector == [2; 512]).collect();
+    assert!(survivors.iter().all(|byte| [1, 2].contains(byte)));
+    assert!(is_new.windows(2).any(|pair| pair == [false, true]), "{is_new:?}");
+    let Disorder { delays, inversions } = disk.disorder();
+    assert!(delays > 0 && inversions > 0, "{:?}", disk.disorder());
+    file.sync().unwrap();
+    assert_eq!(disk.after_power_cut().read_file(path).unwrap(), [2; 40 * 512]);
+}
