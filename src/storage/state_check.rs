@@ -68,8 +68,7 @@ impl RowOrder {
         if found == expected {
             return Ok(());
         }
-        let problem = format!("table '{table}' says that it has {expected} rows and has {found}");
-        Err(StateError::database(redb::Error::Corrupted(problem)))
+        Err(StateError::Rows { table, expected, found })
     }
 }
 
