@@ -148,6 +148,10 @@ fn iroh_figure(node: &Node, name: &str) -> f64 {
     value.unwrap_or_else(|| panic!("{name} is missing in {page}"))
 }
 
+/// Two peers, to and from each of which there may be a connection for each of the five lanes. Some are opened only when
+/// they are needed, as those of a member through which the client comes to write.
+const MEMBERS_CONNECTIONS_MAX: f64 = 20.0;
+
 fn open_connections(node: &Node) -> f64 {
     iroh_figure(node, "aspen_iroh_socket_num_conns_opened_total")
         - iroh_figure(node, "aspen_iroh_socket_num_conns_closed_total")
@@ -160,7 +164,7 @@ async fn ten_thousand_strangers_get_nothing_leave_nothing_and_stop_nobody() {
     let node = &three.nodes[leader];
     let before = node.status().await;
     let figures = |names: &[&str]| names.iter().map(|name| node.figure(name)).collect::<Vec<_>>();
-    let (connections, fds) = (open_connections(node), node.figure("process_open_fds"));
+    let fds = node.figure("process_open_fds");
     let memory = node.figure("process_resident_memory_bytes");
 
     let stop = Arc::new(AtomicBool::new(false));
@@ -187,7 +191,8 @@ async fn ten_thousand_strangers_get_nothing_leave_nothing_and_stop_nobody() {
     assert!(grown < GROWTH_MAX_BYTES, "{grown} bytes more");
     assert!(node.log().contains("strangers keep calling"), "{}", node.log());
 
-    eventually("their connections are gone", async || open_connections(node) <= connections).await;
+    let is_left_to_members = async || open_connections(node) <= MEMBERS_CONNECTIONS_MAX;
+    eventually("their connections are gone", is_left_to_members).await;
     eventually("their sockets are gone", async || node.figure("process_open_fds") <= fds + 2.0).await;
     let after = node.status().await;
     assert_eq!((after.term, after.leader), (before.term, before.leader), "nobody lost the lead");
