@@ -263,16 +263,6 @@ impl KvService {
         }
     }
 
-    /// One round of read index.
-    async fn confirm_read_index(&self) -> Result<u64, KvError> {
-        let request = ForwardRequest::ReadIndex;
-        match self.lead_or_forward(request, true, limits::REQUEST_TIMEOUT_MS).await {
-            Ok(ForwardReply::ReadIndex(index)) => Ok(index),
-            Ok(other) => panic!("a read index was answered with {other:?}"),
-            Err(error) => Err(kv_error(error)),
-        }
-    }
-
     /// Waits until this node has applied all that was committed when the call began.
     async fn await_linearizable(&self) -> Result<(), KvError> {
         #[cfg(madsim)]
@@ -286,8 +276,7 @@ impl KvService {
             reason: reason.to_owned(),
         };
 
-        let confirmed =
-            tokio::time::timeout(bound, self.0.read_index.confirm(|| self.confirm_read_index())).await;
+        let confirmed = tokio::time::timeout(bound, self.0.read_index.confirm()).await;
         let index = confirmed.map_err(|_| no_quorum("no leader confirmed the read"))??;
         let left = bound.saturating_sub(started.elapsed());
         let applied = tokio::time::timeout(left, self.0.parts.reader.applied(index)).await;
@@ -403,9 +392,14 @@ impl ForwardHandler for KvService {
 
 /// One round of read index for all reads that wait for it.
 async fn confirm_read_index(service: Weak<Inner>) -> Result<u64, KvError> {
-    match service.upgrade() {
-        Some(inner) => KvService(inner).confirm_read_index().await,
-        None => Err(stopping("the service has ended")),
+    let Some(inner) = service.upgrade() else {
+        return Err(stopping("the service has ended"));
+    };
+    let request = ForwardRequest::ReadIndex;
+    match KvService(inner).lead_or_forward(request, true, limits::REQUEST_TIMEOUT_MS).await {
+        Ok(ForwardReply::ReadIndex(index)) => Ok(index),
+        Ok(other) => panic!("a read index was answered with {other:?}"),
+        Err(error) => Err(kv_error(error)),
     }
 }
 
