@@ -69,6 +69,13 @@ with subtest("a data directory of another node is refused"):
     wait_until_serving(node)
     assert get(node, "kept") == "all-along"
 
+with subtest("root repairs, and the service goes on with what that made"):
+    node.succeed("systemctl stop aspen", "rm /var/lib/private/aspen/state.redb")
+    node.succeed("aspen-node repair --data-dir /var/lib/private/aspen")
+    node.succeed("systemctl start aspen")
+    wait_until_serving(node)
+    assert get(node, "kept") == "all-along"
+
 with subtest("a credential that is empty is refused before anything opens"):
     node.succeed("install -m 600 /dev/null /run/empty-token")
     set_unit(node, "LoadCredential=http-token:/run/empty-token")

@@ -4,6 +4,7 @@
 //! into words, with the steps that are left to a person.
 
 use std::fmt::Write;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use comfy_table::{CellAlignment, Table, presets};
@@ -92,13 +93,14 @@ pub fn verify(dir: &Path, as_json: bool) -> Result<Outcome, CareError> {
 /// # Errors
 /// Where nothing could be said, or the repair failed on its way.
 pub fn repair(dir: &Path, is_dry: bool) -> Result<Outcome, CareError> {
-    let _reading = DataDir::open_to_read(dir)?;
+    let _lock = lock(dir, !is_dry)?;
     let plan = quietly(|| repair::plan(dir))?;
     let mut text = describe(&plan.report);
     text.push('\n');
-    if is_dry || matches!(plan.action, Action::Nothing | Action::Rejoin { .. }) {
+    let is_in_vain = matches!(plan.action, Action::Wait { .. } | Action::Rejoin { .. });
+    if is_dry || is_in_vain || plan.action == Action::Nothing {
         text.push_str(&intention(&plan));
-        let is_well = !matches!(plan.action, Action::Rejoin { .. });
+        let is_well = !is_in_vain;
         return Ok(Outcome { text, is_well });
     }
     let bar = progress_bar();
@@ -118,7 +120,7 @@ pub fn repair(dir: &Path, is_dry: bool) -> Result<Outcome, CareError> {
 /// # Errors
 /// Where nothing can be made of it, or that failed on its way.
 pub fn recover(dir: &Path, yes: bool) -> Result<Outcome, CareError> {
-    let _reading = DataDir::open_to_read(dir)?;
+    let _lock = lock(dir, yes)?;
     let plan = quietly(|| recover::plan(dir))?;
     let mut text = survivor(&plan);
     text.push('\n');
@@ -129,6 +131,11 @@ pub fn recover(dir: &Path, yes: bool) -> Result<Outcome, CareError> {
         text.push_str(&what_recovery_does(&plan));
     }
     Ok(Outcome { text, is_well: true })
+}
+
+/// Keeps others away. A copy that no node has run on has no lock: one is made where the copy is to be changed.
+fn lock(dir: &Path, is_to_change: bool) -> Result<Option<File>, DataDirError> {
+    if is_to_change { DataDir::open_to_change(dir).map(Some) } else { DataDir::open_to_read(dir) }
 }
 
 /// Runs without the panic messages of the database library, which asserts what damaged files violate:
@@ -173,10 +180,13 @@ fn describe(report: &Report) -> String {
         line(format!("note: {note}"));
     }
     for damage in &report.damage {
-        line(format!("damage: {damage}"));
+        let what = if damage.is_damage() { "damage" } else { "failure" };
+        line(format!("{what}: {damage}"));
     }
-    match report.damage.len() {
-        0 => line("all is well".to_owned()),
+    let damaged = report.damage.iter().filter(|damage| damage.is_damage()).count();
+    match damaged {
+        0 if report.damage.is_empty() => line("all is well".to_owned()),
+        0 => line("no damage was found in what could be read".to_owned()),
         1 => line("1 piece of damage was found".to_owned()),
         count => line(format!("{count} pieces of damage were found")),
     }
@@ -189,6 +199,7 @@ fn table(checks: &[Check]) -> String {
         let result = match check.outcome {
             FileOutcome::Whole => "whole",
             FileOutcome::Damaged => "DAMAGED",
+            FileOutcome::Unreadable => "UNREADABLE",
             FileOutcome::Missing => "MISSING",
             FileOutcome::Absent => "not there, not needed",
         };
@@ -216,7 +227,15 @@ fn intention(plan: &Plan) -> String {
         Action::RebuildState { snapshot, from, to, .. } => {
             format!("would make state.redb anew from {}", sources(snapshot.as_deref(), *from, *to))
         }
-        Action::Rejoin { reason } => rejoin(&plan.report, reason),
+        Action::Wait { reason } => format!(
+            "cannot be repaired now: {reason}.\n\
+             That is no damage: what is in the file may be whole. See to the disk and to who may read the file, then\n\
+             run this again. Where the disk never gives it again, it is lost:\n{}",
+            replacement(&plan.report)
+        ),
+        Action::Rejoin { reason } => {
+            format!("cannot be repaired: {reason}.\n{}", replacement(&plan.report))
+        }
     }
 }
 
@@ -246,7 +265,7 @@ fn account(plan: &Plan, repaired: &Repaired) -> String {
 }
 
 /// The way back for a node whose log cannot be trusted any more.
-fn rejoin(report: &Report, reason: &str) -> String {
+fn replacement(report: &Report) -> String {
     let id = report.node_id.map_or("N".to_owned(), |id| id.to_string());
     let dir = report.data_dir.display();
     let whose = match report.node_id {
@@ -254,8 +273,7 @@ fn rejoin(report: &Report, reason: &str) -> String {
         None => " (N is the id of this node; `aspen member list` on another member shows it)",
     };
     format!(
-        "cannot be repaired: {reason}.\n\
-         The node must not vote again with what is left. Replace it{whose}:\n\
+        "The node must not vote again with what is left. Replace it{whose}:\n\
          \x20 1. on another member:  aspen member remove {id}\n\
          \x20 2. here:               mv {dir} {dir}.damaged\n\
          \x20 3. on another member:  aspen ticket new\n\

@@ -137,20 +137,25 @@ impl DataDir {
     /// # Errors
     /// [`DataDirError`], if it is not there, is no directory, or another process uses it.
     pub fn open_to_read(path: &Path) -> Result<Option<File>, DataDirError> {
-        match fs::metadata(path) {
-            Ok(metadata) if metadata.is_dir() => {}
-            Ok(_) => return Err(DataDirError::NotADirectory { path: path.to_owned() }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(DataDirError::Missing { path: path.to_owned() });
-            }
-            Err(source) => return Err(DataDirError::of(path, source)),
-        }
+        find(path)?;
         match File::open(path.join(LOCK_FILE_NAME)) {
             Ok(file) => try_lock(path, &file).map(|()| Some(file)),
             // No node has run here: it is a copy, as of a backup.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(DataDirError::of(path, source)),
         }
+    }
+
+    /// Keeps other processes away from a directory that is there and is to be changed.
+    ///
+    /// # Errors
+    /// [`DataDirError`], if it is not there, is no directory, or another process uses it.
+    pub fn open_to_change(path: &Path) -> Result<File, DataDirError> {
+        find(path)?;
+        let held = lock(path)?;
+        let file = path.join(LOCK_FILE_NAME);
+        disk::give_to_owner_of(path, &file).map_err(|source| DataDirError::of(&file, source))?;
+        Ok(held)
     }
 
     /// Its path.
@@ -181,31 +186,44 @@ pub(super) fn write_endpoint_file(dir: &Path, ticket: &str) -> Result<(), DataDi
     write().map_err(|source| DataDirError::of(&path, source))
 }
 
-/// Makes the directory, and those above it, where they are missing. Their names are made durable with
-/// `sync_dir`: what is acknowledged in a directory must not go with it in a power cut.
+/// Makes the directory, and those above it, where they are missing. As long as it holds no node's data, their names
+/// are made durable with `sync_dir`: what is acknowledged in a directory must not go with it in a power cut.
 fn create(path: &Path, sync_dir: impl Fn(&Path) -> io::Result<()>) -> Result<(), DataDirError> {
+    let missing = missing_directories(path);
     match fs::metadata(path) {
-        Ok(metadata) if metadata.is_dir() => Ok(()),
-        Ok(_) => Err(DataDirError::NotADirectory { path: path.to_owned() }),
+        Ok(metadata) if metadata.is_dir() => {}
+        Ok(_) => return Err(DataDirError::NotADirectory { path: path.to_owned() }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let missing = missing_directories(path);
             let created = DirBuilder::new().recursive(true).mode(0o700).create(path);
             created.map_err(|source| DataDirError::of(path, source))?;
-            // From the outside in: a name is of no use in a directory that has none.
-            missing
-                .into_iter()
-                .rev()
-                .map(disk::parent)
-                .try_for_each(|parent| sync_dir(parent).map_err(|source| DataDirError::of(parent, source)))
         }
-        Err(source) => Err(DataDirError::of(path, source)),
+        Err(source) => return Err(DataDirError::of(path, source)),
     }
+    if OWN_NAMES.iter().any(|own| path.join(own).exists()) {
+        return Ok(());
+    }
+    // From the outside in: a name is of no use in a directory that has none.
+    let named: Vec<&Path> = named_directories(path).filter(|dir| dir.file_name().is_some()).collect();
+    for dir in named.into_iter().rev() {
+        let parent = disk::parent(dir);
+        match sync_dir(parent) {
+            // One that was there may have been made a moment ago, by a start that was killed or by somebody else.
+            // Where this process may not ask for that, it was somebody else.
+            Err(source) if missing.contains(&dir) => return Err(DataDirError::of(parent, source)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// A path's directories, the path itself first.
+fn named_directories(path: &Path) -> impl Iterator<Item = &Path> {
+    path.ancestors().take_while(|dir| !dir.as_os_str().is_empty())
 }
 
 /// Which of a path's directories are not there, the path itself first.
 fn missing_directories(path: &Path) -> Vec<&Path> {
-    let named = path.ancestors().take_while(|dir| !dir.as_os_str().is_empty());
-    named.take_while(|dir| matches!(dir.try_exists(), Ok(false))).collect()
+    named_directories(path).take_while(|dir| matches!(dir.try_exists(), Ok(false))).collect()
 }
 
 fn refuse_foreign(path: &Path) -> Result<(), DataDirError> {
@@ -230,6 +248,18 @@ fn refuse_foreign(path: &Path) -> Result<(), DataDirError> {
 
 /// Locks the directory by a file in it that holds the process's id. The kernel releases the lock when
 /// the process ends, however it ends.
+/// Finds a directory that must be there.
+fn find(path: &Path) -> Result<(), DataDirError> {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) => Err(DataDirError::NotADirectory { path: path.to_owned() }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(DataDirError::Missing { path: path.to_owned() })
+        }
+        Err(source) => Err(DataDirError::of(path, source)),
+    }
+}
+
 fn lock(dir: &Path) -> Result<File, DataDirError> {
     let path = dir.join(LOCK_FILE_NAME);
     let failed = |source| DataDirError::of(&path, source);
@@ -278,15 +308,24 @@ mod tests {
             let synced = std::cell::RefCell::new(Vec::new());
             create(path, |dir| {
                 synced.borrow_mut().push(dir.to_owned());
-                Ok(())
+                // As for a directory of somebody else's.
+                if dir.starts_with(path.parent().unwrap()) {
+                    Ok(())
+                } else {
+                    Err(io::ErrorKind::PermissionDenied.into())
+                }
             })
             .unwrap();
             synced.into_inner()
         };
+        fs::create_dir_all(dir.path().join("a/b")).unwrap();
         let path = dir.path().join("a/b/c");
-        assert_eq!(synced(&path), [dir.path().to_owned(), dir.path().join("a"), dir.path().join("a/b")]);
-        assert_eq!(synced(&path), Vec::<PathBuf>::new(), "nothing was made");
-        assert_eq!(synced(&dir.path().join("a/d")), [dir.path().join("a")]);
+        let names = [dir.path().to_owned(), dir.path().join("a"), dir.path().join("a/b")];
+        let first = synced(&path);
+        assert!(first.ends_with(&names) && first[0] == Path::new("/"), "{first:?}");
+        assert_eq!(synced(&path), first, "whoever made it may have been killed");
+        fs::write(path.join(OWN_NAMES[0]), "").unwrap();
+        assert_eq!(synced(&path), Vec::<PathBuf>::new(), "it was durable before there was data");
     }
 
     #[test]
@@ -305,6 +344,24 @@ mod tests {
         assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
         drop(first);
         assert!(DataDir::open(dir.path()).is_ok());
+    }
+
+    #[test]
+    fn who_changes_a_directory_keeps_others_away_and_leaves_it_to_its_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(
+            DataDir::open_to_change(&dir.path().join("absent")),
+            Err(DataDirError::Missing { .. })
+        ));
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(dir.path(), Some(4_711), Some(4_712)).unwrap();
+        }
+        let held = DataDir::open_to_change(dir.path()).unwrap();
+        assert!(matches!(DataDir::open_to_read(dir.path()), Err(DataDirError::InUse { .. })));
+        assert!(matches!(DataDir::open_to_change(dir.path()), Err(DataDirError::InUse { .. })));
+        drop(held);
+        let owner = |path: &Path| fs::metadata(path).map(|found| (found.uid(), found.gid())).unwrap();
+        assert_eq!(owner(&dir.path().join(LOCK_FILE_NAME)), owner(dir.path()));
     }
 
     #[test]

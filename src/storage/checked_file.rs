@@ -89,11 +89,9 @@ impl CheckedFile {
     /// A block is not what it was, or cannot be read. The alarm is raised.
     pub(crate) fn scrub(&self, from: u64, max_bytes: usize) -> Result<ScrubbedBlocks, Damage> {
         let file = &self.0;
-        let unreadable = |error: io::Error| {
-            let place = Place::Offset(from * BLOCK_BYTES as u64);
-            file.raise(place, format!("it cannot be read: {error}"))
-        };
         let offset = from * BLOCK_BYTES as u64;
+        let unreadable =
+            |error: io::Error| file.raise(Damage::of_io(&file.path, Place::Offset(offset), &error));
         let length = file.inner.len().map_err(unreadable)?.saturating_sub(offset).min(max_bytes as u64);
         let length = usize::try_from(length).expect("it is at most the bytes of a step");
         let length = length - length % BLOCK_BYTES;
@@ -189,14 +187,13 @@ impl Checked {
                 let problem = format!(
                     "the disk gives other bytes than were read or written there before (checksum {found:#010x}, not {before:#010x})"
                 );
-                return Err(self.raise(place, problem));
+                return Err(self.raise(Damage::new(&self.path, place, problem)));
             }
         }
         Ok(())
     }
 
-    fn raise(&self, place: Place, problem: String) -> Damage {
-        let damage = Damage::new(&self.path, place, problem);
+    fn raise(&self, damage: Damage) -> Damage {
         self.alarm.raise(damage.clone());
         damage
     }
@@ -338,6 +335,44 @@ mod tests {
         assert_eq!(file.scrub(4, 16 * BLOCK_BYTES).unwrap().next, None);
         disk.write(4 * BLOCK - 1, &[8]).unwrap();
         assert_eq!(file.scrub(0, 16 * BLOCK_BYTES).unwrap_err().place, Place::Offset(3 * BLOCK));
+    }
+
+    #[test]
+    fn a_disk_that_gives_nothing_to_the_scrub_fails_and_is_not_called_damaged() {
+        /// Gives errors once it is told to.
+        #[derive(Debug)]
+        struct Failing(Disk, Arc<std::sync::atomic::AtomicBool>);
+        impl StorageBackend for Failing {
+            fn len(&self) -> io::Result<u64> {
+                self.0.len()
+            }
+            fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+                if self.1.load(Ordering::Relaxed) {
+                    return Err(io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error()));
+                }
+                self.0.read(offset, out)
+            }
+            fn set_len(&self, len: u64) -> io::Result<()> {
+                self.0.set_len(len)
+            }
+            fn sync_data(&self) -> io::Result<()> {
+                self.0.sync_data()
+            }
+            fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+                self.0.write(offset, data)
+            }
+        }
+
+        let (disk, _, alarm) = Disk::new(4);
+        let fails = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let file = CheckedFile::new(Failing(disk, fails.clone()), None, Path::new("x.redb"), alarm.clone());
+        file.write(3 * BLOCK, &[7; BLOCK_BYTES]).unwrap();
+        fails.store(true, Ordering::Relaxed);
+        let failure = file.scrub(0, 16 * BLOCK_BYTES).unwrap_err();
+        assert!(!failure.is_damage() && failure.place == Place::Offset(0), "{failure:?}");
+        let sentence = "x.redb, offset 0, cannot be read or written: Input/output error (os error 5)";
+        assert_eq!(failure.to_string(), sentence);
+        assert_eq!(alarm.get(), Some(&failure));
     }
 
     #[test]

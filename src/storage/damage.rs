@@ -1,13 +1,14 @@
 //! Damage on disk: what is wrong, in which file, and where; and the alarm that ends the node for it.
 //!
 //! A disk that is full or fails is told apart from one that lies: it ends the node as well, but what is on it
-//! may be as it was written. It is no damage to look for, and is not counted as one.
+//! may be as it was written. So is what a newer Aspen wrote, which is whole. Neither is damage, or counted as such.
 //!
 //! Whoever meets damage while the node runs raises the alarm of its store, and answers with an error.
 //! The node waits for the alarm and stops with the first damage as its last word: what a faulty disk
 //! gives next is anyone's guess, and the other members have whole copies.
 
 use std::fmt;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -16,7 +17,8 @@ use serde::Serialize;
 use tokio::sync::Notify;
 use tracing::error;
 
-use super::database::{is_io_failure, panic_message};
+use super::codec::CodecProblem;
+use super::database::{OpenDatabaseError, is_io_failure, is_io_failure_kind, panic_message};
 
 /// What to do about a log, a state or metadata that a node cannot start with: the end of each such error.
 /// A member that is put back to an older state has forgotten votes and entries that others count on, and
@@ -25,7 +27,7 @@ pub const WHAT_TO_DO: &str = "Run `aspen-node repair`: it mends what can be mend
      node. Only where this is the one node of its cluster may a backup of the directory be put back instead: a \
      member would have forgotten what it has acknowledged";
 
-/// Something on disk is not what was written, or the disk does not give or take it.
+/// Something on disk is not what was written, or the disk does not give or take it, or it is of a newer Aspen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
 #[error("{}{place} {kind}: {problem}", file.display())]
 pub struct Damage {
@@ -35,15 +37,20 @@ pub struct Damage {
     pub place: Place,
     /// What is wrong there.
     pub problem: String,
-    #[serde(skip)]
-    kind: Kind,
+    /// Which of the three it is.
+    pub kind: Kind,
 }
 
-/// Which of the two it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+/// What is the matter with something on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// It is not what was written.
     Damaged,
+    /// The operating system does not read or write it.
     Failed,
+    /// A newer Aspen wrote it.
+    Newer,
 }
 
 impl fmt::Display for Kind {
@@ -51,6 +58,7 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Self::Damaged => "is damaged",
             Self::Failed => "cannot be read or written",
+            Self::Newer => "cannot be read by this program",
         })
     }
 }
@@ -95,19 +103,42 @@ impl Damage {
     }
 
     /// A file that the operating system does not read or write, as on a full disk.
-    pub(super) fn failure(file: &Path, problem: impl fmt::Display) -> Self {
-        Self { kind: Kind::Failed, ..Self::new(file, Place::File, problem) }
+    pub(super) fn failure(file: &Path, place: Place, problem: impl fmt::Display) -> Self {
+        Self { kind: Kind::Failed, ..Self::new(file, place, problem) }
     }
 
-    /// What an error of the database in a file tells of.
-    pub(super) fn of_database(file: &Path, error: &redb::Error) -> Self {
-        match is_io_failure(error) {
-            true => Self::failure(file, error),
-            false => Self::new(file, Place::File, format!("the database cannot be read: {error}")),
+    /// What an error of the operating system tells of. A file that ends too early was cut.
+    pub(super) fn of_io(file: &Path, place: Place, error: &io::Error) -> Self {
+        match is_io_failure_kind(error.kind()) {
+            true => Self::failure(file, place, error),
+            false => Self::new(file, place, error),
         }
     }
 
-    /// Whether something is not what was written. Otherwise the disk fails, or is full.
+    /// What an error of the database in a file tells of, met at a place.
+    pub(super) fn of_database(file: &Path, place: Place, error: &redb::Error) -> Self {
+        match is_io_failure(error) {
+            true => Self::failure(file, place, error),
+            false => Self::new(file, place, format!("the database cannot be read: {error}")),
+        }
+    }
+
+    /// What the refusal to open a database tells of.
+    pub(super) fn of_opening(file: &Path, place: Place, error: OpenDatabaseError) -> Self {
+        match error {
+            OpenDatabaseError::Damaged { problem, .. } => Self::new(file, place, problem),
+            OpenDatabaseError::Io { source, .. } => Self::failure(file, place, source),
+            in_use @ OpenDatabaseError::InUse { .. } => Self::failure(file, Place::File, in_use),
+        }
+    }
+
+    /// What is the matter with a sealed record.
+    pub(super) fn of_record(file: &Path, place: Place, problem: &CodecProblem) -> Self {
+        let kind = if problem.is_damage() { Kind::Damaged } else { Kind::Newer };
+        Self { kind, ..Self::new(file, place, problem) }
+    }
+
+    /// Whether something is not what was written. Otherwise the disk fails, or is full, or this program is too old.
     pub fn is_damage(&self) -> bool {
         self.kind == Kind::Damaged
     }
@@ -191,17 +222,32 @@ mod tests {
 
     #[test]
     fn a_disk_that_fails_is_told_from_one_that_lies() {
-        let of = |error| Damage::of_database(Path::new("state.redb"), &error);
-        let io = |kind: std::io::ErrorKind| of(redb::Error::Io(kind.into()));
-        for failed in [io(std::io::ErrorKind::StorageFull), of(redb::Error::PreviousIo)] {
+        let file = Path::new("state.redb");
+        let of = |error| Damage::of_database(file, Place::File, &error);
+        let both = |kind: io::ErrorKind| {
+            [of(redb::Error::Io(kind.into())), Damage::of_io(file, Place::File, &kind.into())]
+        };
+        for failed in both(io::ErrorKind::StorageFull).into_iter().chain([of(redb::Error::PreviousIo)]) {
             assert!(!failed.is_damage());
             assert!(failed.to_string().starts_with("state.redb cannot be read or written: "), "{failed}");
         }
-        let lies = [io(std::io::ErrorKind::InvalidData), io(std::io::ErrorKind::UnexpectedEof)];
-        for damaged in lies.into_iter().chain([of(redb::Error::Corrupted("page".to_owned()))]) {
+        let lies =
+            [both(io::ErrorKind::InvalidData), both(io::ErrorKind::UnexpectedEof)].into_iter().flatten();
+        for damaged in lies.chain([of(redb::Error::Corrupted("page".to_owned()))]) {
             assert!(damaged.is_damage());
             assert!(damaged.to_string().starts_with("state.redb is damaged: "), "{damaged}");
         }
+    }
+
+    #[test]
+    fn what_a_newer_aspen_wrote_is_no_damage() {
+        let of = |problem| Damage::of_record(Path::new("raft.redb"), Place::Entry(7), &problem);
+        let newer = of(CodecProblem::Newer(2));
+        assert!(!newer.is_damage());
+        let begins =
+            "raft.redb, log entry 7, cannot be read by this program: it was written by a newer Aspen";
+        assert!(newer.to_string().starts_with(begins), "{newer}");
+        assert!(of(CodecProblem::Version(2)).is_damage());
     }
 
     #[test]

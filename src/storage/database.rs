@@ -223,7 +223,7 @@ pub(super) fn is_io_failure(error: &redb::Error) -> bool {
 }
 
 /// A block that is not what it was, and a file that ends before it should, are errors of these two kinds.
-fn is_io_failure_kind(kind: io::ErrorKind) -> bool {
+pub(super) fn is_io_failure_kind(kind: io::ErrorKind) -> bool {
     !matches!(kind, io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }
 

@@ -16,7 +16,7 @@ pub mod real;
 #[cfg(any(test, feature = "simulated-disk"))]
 pub mod simulated;
 
-pub use real::RealDisk;
+pub use real::{RealDisk, give_to_owner_of};
 #[cfg(any(test, feature = "simulated-disk"))]
 pub use simulated::SimulatedDisk;
 

@@ -149,16 +149,18 @@ pub enum MetadataError {
 
 impl MetadataError {
     /// The damage of the metadata in `file` that this error tells of.
-    pub(super) fn damage_in(&self, file: &Path) -> Damage {
-        let (place, problem) = match self {
+    pub(super) fn damage_in(self, file: &Path) -> Damage {
+        match self {
             Self::Record { source, .. } => {
-                (Place::row("metadata", source.what.as_bytes()), source.problem.to_string())
+                let place = Place::row("metadata", source.what.as_bytes());
+                Damage::of_record(file, place, &source.problem)
             }
-            Self::Missing { key, .. } => (Place::row("metadata", key.as_bytes()), "it is missing".to_owned()),
-            Self::Database(OpenDatabaseError::Damaged { problem, .. }) => (Place::File, problem.clone()),
-            other => (Place::File, other.to_string()),
-        };
-        Damage::new(file, place, problem)
+            Self::Missing { key, .. } => {
+                Damage::new(file, Place::row("metadata", key.as_bytes()), "it is missing")
+            }
+            Self::Database(error) => Damage::of_opening(file, Place::File, error),
+            other => Damage::new(file, Place::File, other),
+        }
     }
 }
 
@@ -265,22 +267,13 @@ impl Metadata {
     /// The write failed.
     pub fn name(self, node_id: NodeId, cluster_id: ClusterId, members: &[Peer]) -> Result<(), MetadataError> {
         assert!(!self.is_named(), "an id is allotted to a directory that has none");
-        let Some((path, database)) = &self.0.file else { return Ok(()) };
         let pairs: Vec<(NodeId, &NodeInfo)> = members.iter().map(|peer| (peer.node_id, &peer.info)).collect();
-        guarded(path, || {
-            let mut transaction = database.begin_write()?;
-            transaction.set_durability(Durability::Immediate)?;
-            transaction.set_two_phase_commit(true);
-            {
-                let mut table = transaction.open_table(METADATA)?;
-                put(&mut table, NODE_ID, &node_id)?;
-                put(&mut table, CLUSTER_ID, &cluster_id)?;
-                put(&mut table, PEERS, &pairs)?;
-                put(&mut table, CAME_IN, &true)?;
-            }
-            Ok(transaction.commit()?)
-        })?;
-        Ok(())
+        self.change(|table| {
+            put(table, NODE_ID, &node_id)?;
+            put(table, CLUSTER_ID, &cluster_id)?;
+            put(table, PEERS, &pairs)?;
+            put(table, CAME_IN, &true)
+        })
     }
 
     /// The metadata in a database that is open, whoever's it is.

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use redb::{BackendError, Builder, Database, StorageBackend};
 
 use super::damage::{Damage, Place};
-use super::database::{OpenDatabaseError, guarded};
+use super::database::guarded;
 
 const BLOCK_BYTES: u64 = super::checked_file::BLOCK_BYTES as u64;
 
@@ -48,11 +48,11 @@ struct Above {
 /// # Errors
 /// What is wrong with it, and where.
 pub(super) fn open(path: &Path) -> Result<Database, Damage> {
-    let whole = |problem: String| Damage::new(path, Place::File, problem);
-    let file = File::open(path).map_err(|error| whole(format!("it cannot be opened: {error}")))?;
-    let length = file.metadata().map_err(|error| whole(format!("it cannot be looked at: {error}")))?.len();
+    let unreadable = |error: io::Error| Damage::of_io(path, Place::File, &error);
+    let file = File::open(path).map_err(unreadable)?;
+    let length = file.metadata().map_err(unreadable)?.len();
     if length == 0 {
-        return Err(whole("the file is empty".to_owned()));
+        return Err(Damage::new(path, Place::File, "the file is empty"));
     }
     let above = Above { length, visible: length, blocks: BTreeMap::new() };
     let overlay = Overlay(Arc::new(Layers { file, last_read: AtomicU64::new(0), above: Mutex::new(above) }));
@@ -64,11 +64,7 @@ pub(super) fn open(path: &Path) -> Result<Database, Damage> {
     });
     opened.map_err(|error| {
         let place = Place::Offset(overlay.0.last_read.load(Ordering::Relaxed));
-        let problem = match error {
-            OpenDatabaseError::Damaged { problem, .. } => problem,
-            other => other.to_string(),
-        };
-        Damage::new(path, place, problem)
+        Damage::of_opening(path, place, error)
     })
 }
 

@@ -34,10 +34,8 @@ pub enum RecoverError {
     /// The directory could not be looked at.
     #[error(transparent)]
     Verify(#[from] VerifyError),
-    /// Something in the directory is damaged.
-    #[error(
-        "{0}. A cluster must not be made of what is not whole: `aspen-node repair` makes a state anew; where the log is damaged, take another survivor, or restore a backup"
-    )]
+    /// Something in the directory is damaged, or cannot be read.
+    #[error("{}. A cluster must not be made of what is not whole: {}", .0, way_out(.0))]
     Damaged(Damage),
     /// The node belongs to no cluster.
     #[error("the node belongs to no cluster, so there is nothing to recover: start it, and run `aspen init`")]
@@ -48,6 +46,14 @@ pub enum RecoverError {
     /// The log could not be continued.
     #[error("{0}. Solve that, then run the recovery again: it goes on where it stopped")]
     Log(#[from] OpenLogError),
+}
+
+fn way_out(damage: &Damage) -> &'static str {
+    if damage.is_damage() {
+        "`aspen-node repair` makes a state anew; where the log is damaged, take another survivor, or restore a backup"
+    } else {
+        "see to the disk and to who may read the file, then run the recovery again"
+    }
 }
 
 impl RecoverError {

@@ -13,15 +13,17 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::damage::Damage;
-use super::disk::{Disk, RealDisk};
+use super::damage::{Damage, Kind};
+use super::disk::{Disk, RealDisk, give_to_owner_of};
+use super::log_redb::LOG_FILE;
 use super::log_redb::survey::LogSurvey;
+use super::metadata::METADATA_FILE;
 use super::snapshot::SnapshotData;
 use super::snapshot::files::open_finished;
 use super::state_redb::{NEW_STATE_FILE, Rebuild, STATE_FILE};
 use super::tables::StateError;
 use super::verify::snapshots::SnapshotFacts;
-use super::verify::{self, Outcome, Report, Survey, VerifyError, state};
+use super::verify::{self, Check, Outcome, Report, Survey, VerifyError, state};
 use crate::limits;
 use crate::raft::types::{LogId, SnapshotMeta};
 
@@ -86,6 +88,11 @@ pub enum Action {
         /// Damaged snapshots, which are moved out of the way.
         damaged_snapshots: Vec<PathBuf>,
     },
+    /// Nothing yet: a file that cannot be made anew cannot be read, and may be whole.
+    Wait {
+        /// Which, and why not.
+        reason: String,
+    },
     /// Nothing here: the node must join anew.
     Rejoin {
         /// Why.
@@ -114,15 +121,27 @@ pub fn plan(dir: &Path) -> Result<Plan, VerifyError> {
     Ok(Plan { report: survey.report, action, log: survey.log, base })
 }
 
+/// Whether what a file held cannot be had from it.
+fn is_lost(check: &Check) -> bool {
+    matches!(check.outcome, Outcome::Damaged | Outcome::Unreadable)
+}
+
 fn decide(survey: &Survey) -> (Action, Option<SnapshotFacts>) {
     let report = &survey.report;
     let damaged_snapshots: Vec<PathBuf> = (report.checks.iter())
-        .filter(|check| check.holds == verify::SNAPSHOT && check.outcome == Outcome::Damaged)
+        .filter(|check| check.holds == verify::SNAPSHOT && is_lost(check))
         .map(|check| report.data_dir.join(&check.file))
         .collect();
     let rejoin = |reason: &str| (Action::Rejoin { reason: reason.to_owned() }, None);
     if report.damage.is_empty() {
         return (Action::Nothing, None);
+    }
+    let is_unreadable = |damage: &&Damage| {
+        let is_metadata_or_log = [METADATA_FILE, LOG_FILE].iter().any(|name| damage.file.ends_with(name));
+        is_metadata_or_log && damage.kind == Kind::Failed
+    };
+    if let Some(unreadable) = report.damage.iter().find(is_unreadable) {
+        return (Action::Wait { reason: unreadable.to_string() }, None);
     }
     if !survey.metadata_is_whole {
         return rejoin(
@@ -182,7 +201,7 @@ impl Plan {
     pub fn carry_out(&self, progress: impl FnMut(u64, u64)) -> Result<Repaired, RepairError> {
         let mut repaired = Repaired::default();
         match &self.action {
-            Action::Nothing | Action::Rejoin { .. } => {}
+            Action::Nothing | Action::Wait { .. } | Action::Rejoin { .. } => {}
             Action::SetSnapshotsAside { files } => {
                 for file in files {
                     repaired.kept.push(set_aside(file)?);
@@ -192,7 +211,13 @@ impl Plan {
                 let new = self.rebuild(*from, *to, progress)?;
                 let state =
                     state::survey(&new).map_err(|mut damage| RepairError::Damage(damage.swap_remove(0)))?;
-                let path = self.report.data_dir.join(STATE_FILE);
+                let dir = &self.report.data_dir;
+                give_to_owner_of(dir, &new).map_err(|source| RepairError::Io {
+                    action: "give the directory's owner",
+                    path: new.clone(),
+                    source,
+                })?;
+                let path = dir.join(STATE_FILE);
                 if path.exists() {
                     repaired.kept.push(set_aside(&path)?);
                 }

@@ -170,7 +170,7 @@ impl StateError {
         let (place, problem) = match self {
             Self::Command(_) => return None,
             Self::Database(error) if matches!(**error, redb::Error::DatabaseClosed) => return None,
-            Self::Database(error) => return Some(Damage::of_database(file, error)),
+            Self::Database(error) => return Some(Damage::of_database(file, Place::File, error)),
             Self::Checksum { table, key } => (Place::row(table, key), "its checksum is wrong".to_owned()),
             Self::Malformed { table, key, reason } => (Place::row(table, key), reason.clone()),
             Self::Rows { .. } => (Place::File, self.to_string()),

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::damage::{Damage, Place};
+use super::damage::{Damage, Kind, Place};
 use super::database;
 use super::log_redb::LOG_FILE;
 use super::log_redb::survey::LogSurvey;
@@ -34,6 +34,9 @@ pub enum VerifyError {
     /// A newer Aspen wrote it.
     #[error(transparent)]
     NewerFormat(MetadataError),
+    /// A newer Aspen wrote a part of it.
+    #[error("{0}. Nothing was checked beyond that, or changed")]
+    NewerRecord(Damage),
     /// There is nothing to check.
     #[error(
         "{} holds no data of an Aspen node: none of metadata.redb, raft.redb and state.redb is there. Give the data directory of a node",
@@ -75,7 +78,7 @@ pub struct Report {
     pub keys: Option<u64>,
     /// What was checked, file by file.
     pub checks: Vec<Check>,
-    /// What is damaged. Empty if all is well.
+    /// What is damaged, or cannot be read. Empty if all is well.
     pub damage: Vec<Damage>,
     /// What is no damage, and worth knowing.
     pub notes: Vec<String>,
@@ -104,6 +107,8 @@ pub enum Outcome {
     Whole,
     /// Some of it is not.
     Damaged,
+    /// The operating system does not give it, so that nothing is known of it.
+    Unreadable,
     /// It is not there, and must be.
     Missing,
     /// It is not there, and need not be.
@@ -138,6 +143,9 @@ pub(super) fn survey(dir: &Path) -> Result<Survey, VerifyError> {
     survey.log(dir);
     survey.state(dir);
     survey.snapshots(dir)?;
+    if let Some(newer) = survey.report.damage.iter().find(|damage| damage.kind == Kind::Newer) {
+        return Err(VerifyError::NewerRecord(newer.clone()));
+    }
     survey.state_against_log(dir);
     Ok(survey)
 }
@@ -185,8 +193,9 @@ impl Survey {
 
     fn add_damaged(&mut self, path: &Path, holds: &'static str, mut damage: Vec<Damage>) {
         damage.truncate(limits::VERIFY_FINDINGS_MAX_COUNT);
+        let outcome = if damage.iter().all(is_unreadable) { Outcome::Unreadable } else { Outcome::Damaged };
         self.report.damage.append(&mut damage);
-        self.add(path, holds, 0, Outcome::Damaged);
+        self.add(path, holds, 0, outcome);
     }
 
     fn add_missing(&mut self, path: &Path, holds: &'static str, is_needed: bool) {
@@ -331,6 +340,11 @@ impl Survey {
             }
         }
     }
+}
+
+/// Whether the operating system does not give a file, as against what is in it.
+fn is_unreadable(damage: &Damage) -> bool {
+    damage.kind == Kind::Failed
 }
 
 fn show(id: Option<crate::raft::types::LogId>) -> String {

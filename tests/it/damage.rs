@@ -107,6 +107,31 @@ fn damaged_log_is_not_repaired_and_nothing_is_touched() {
 }
 
 #[test]
+fn log_that_cannot_be_read_is_not_called_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = written(dir.path());
+    assert!(node.terminate().success(), "{}", node.log());
+    let log = node.dir.join("raft.redb");
+    fs::rename(&log, node.dir.join("kept")).unwrap();
+    fs::create_dir(&log).unwrap();
+    let found = aspen_node(&["verify"], &node.dir);
+    assert_says(&found, 1, &["UNREADABLE", "failure: ", "no damage was found in what could be read"]);
+    let told = aspen_node(&["repair"], &node.dir);
+    assert_says(
+        &told,
+        1,
+        &["cannot be repaired now: ", "raft.redb", "run this again", "aspen member remove 1"],
+    );
+    assert_says(&aspen_node(&["recover"], &node.dir), 2, &["cannot be read or written", "see to the disk"]);
+
+    fs::remove_dir(&log).unwrap();
+    fs::rename(node.dir.join("kept"), &log).unwrap();
+    assert_says(&aspen_node(&["repair"], &node.dir), 0, &["there is nothing to repair"]);
+    node.start_serving();
+    assert_data_kept(&node);
+}
+
+#[test]
 fn running_node_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let node = written(dir.path());

@@ -2,8 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,6 +10,18 @@ use redb::StorageBackend;
 use redb::backends::FileBackend;
 
 use super::{Disk, DiskFile};
+
+/// Gives a file to whom a directory belongs. Who repairs a node's directory is often root, and the node is not.
+///
+/// # Errors
+/// The file has another owner, and this process may not change that.
+pub fn give_to_owner_of(dir: &Path, file: &Path) -> io::Result<()> {
+    let (dir, has) = (fs::metadata(dir)?, fs::metadata(file)?);
+    match (dir.uid(), dir.gid()) == (has.uid(), has.gid()) {
+        true => Ok(()),
+        false => chown(file, Some(dir.uid()), Some(dir.gid())),
+    }
+}
 
 /// The real thing.
 #[derive(Clone, Copy, Debug, Default)]

@@ -116,7 +116,7 @@ impl Shared {
             LogError::Record(problem) => self.alarm.raise(Damage::new(&self.path, Place::File, problem)),
             // A log that is closed under its last readers is whole.
             LogError::Read(error) if !matches!(**error, redb::Error::DatabaseClosed) => {
-                self.alarm.raise(Damage::of_database(&self.path, error));
+                self.alarm.raise(Damage::of_database(&self.path, Place::File, error));
             }
             _ => {}
         }

@@ -69,21 +69,24 @@ impl Shared {
     }
 
     fn check_entries(&self, from: u64) -> Result<ScrubbedEntries, Damage> {
-        let damaged =
-            |index, problem: &dyn std::fmt::Display| Damage::new(&self.path, Place::Entry(index), problem);
-        let (range, log) = self.view_of_disk(from).map_err(|error| damaged(from, &error))?;
+        let damaged = |index, problem: &str| Damage::new(&self.path, Place::Entry(index), problem);
+        let unread = |index, error: redb::Error| {
+            Damage::of_database(&self.path, Place::Entry(index), &self.file.cause_of(error))
+        };
+        let (range, log) = self.view_of_disk(from).map_err(|error| unread(from, error))?;
         let mut done = ScrubbedEntries::default();
         let until = Instant::now() + Duration::from_millis(limits::SCRUB_STEP_MAX_MS);
         let mut next = range.start;
-        for item in log.range(range.clone()).map_err(|error| damaged(next, &error))? {
-            let (index, record) = item.map_err(|error| damaged(next, &error))?;
+        for item in log.range(range.clone()).map_err(|error| unread(next, error.into()))? {
+            let (index, record) = item.map_err(|error| unread(next, error.into()))?;
             if index.value() != next {
                 break;
             }
-            let entry = decode(next, record.value()).map_err(|error| damaged(next, &error.problem))?;
-            let found = log.get(next).map_err(|error| damaged(next, &error))?;
+            let entry = decode(next, record.value())
+                .map_err(|error| Damage::of_record(&self.path, Place::Entry(next), &error.problem))?;
+            let found = log.get(next).map_err(|error| unread(next, error.into()))?;
             if found.is_none_or(|found| found.value() != record.value()) {
-                return Err(damaged(next, &"a look-up by its index does not find it"));
+                return Err(damaged(next, "a look-up by its index does not find it"));
             }
             debug_assert_eq!(entry.log_id.index, next, "the decoder checks it");
             done.records += 1;
@@ -95,7 +98,7 @@ impl Shared {
             }
         }
         if next < range.end {
-            return Err(damaged(next, &"it is missing"));
+            return Err(damaged(next, "it is missing"));
         }
         Ok(done)
     }

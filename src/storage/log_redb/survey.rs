@@ -41,7 +41,7 @@ impl LogSurvey {
         match survey.look() {
             Ok(damage) if damage.is_empty() => Ok(survey),
             Ok(damage) => Err(damage),
-            Err(error) => Err(vec![survey.damage(Place::File, error)]),
+            Err(error) => Err(vec![Damage::of_database(path, Place::File, &error)]),
         }
     }
 
@@ -62,7 +62,7 @@ impl LogSurvey {
             }
             Ok(entries)
         };
-        read().map_err(|error| self.damage(Place::Entry(range.start), error))
+        read().map_err(|error| Damage::of_database(&self.path, Place::Entry(range.start), &error))
     }
 
     /// The id of an entry in the log.
@@ -100,7 +100,8 @@ impl LogSurvey {
     ) -> Result<Option<T>, redb::Error> {
         let meta = self.database.begin_read()?.open_table(META)?;
         Ok(record(&meta, key)?.unwrap_or_else(|error| {
-            damage.push(self.damage(Place::row("meta", key.as_bytes()), error.problem));
+            let place = Place::row("meta", key.as_bytes());
+            damage.push(Damage::of_record(&self.path, place, &error.problem));
             None
         }))
     }
@@ -118,7 +119,7 @@ impl LogSurvey {
             let entry = match decode(index, stored.value()) {
                 Ok(entry) => entry,
                 Err(error) => {
-                    damage.push(self.damage(Place::Entry(index), error.problem));
+                    damage.push(Damage::of_record(&self.path, Place::Entry(index), &error.problem));
                     if damage.len() >= limits::VERIFY_FINDINGS_MAX_COUNT {
                         return Ok(ids);
                     }

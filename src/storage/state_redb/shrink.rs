@@ -31,7 +31,7 @@ use super::{DurableView, Pending, RedbStore, caught};
 use crate::limits;
 use crate::storage::StorageError;
 use crate::storage::batch::{self, BatchEntry, Marks};
-use crate::storage::damage::Damage;
+use crate::storage::damage::{Damage, Place};
 use crate::storage::disk;
 use crate::storage::pace::Pace;
 use crate::storage::tables::{ReadTables, RedbRead, RedbWrite, StateError, Table, append_rows};
@@ -320,7 +320,7 @@ impl Copy<'_> {
         let dir = disk::parent(&store.path);
         store.disk.sync_dir(dir).map_err(|error| {
             fuse.blow();
-            store.alarm.raise(Damage::failure(dir, &error));
+            store.alarm.raise(Damage::failure(dir, Place::File, &error));
             ShrinkError::NotDurable(error)
         })?;
         *pending = Pending { durable_index: marks.applied_index, ..Pending::default() };

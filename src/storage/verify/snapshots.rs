@@ -52,6 +52,9 @@ pub(in crate::storage) fn list(dir: &Path) -> std::io::Result<Snapshots> {
 /// Reads a snapshot to its end.
 pub(in crate::storage) fn survey(path: &Path) -> Result<SnapshotFacts, Damage> {
     read(path).map_err(|error| {
+        if let SnapshotError::Blocks(BlockError::Io(error)) = &error {
+            return Damage::of_io(path, Place::File, error);
+        }
         let place = match &error {
             SnapshotError::Blocks(BlockError::Checksum(part) | BlockError::Malformed(part, _)) => {
                 Place::Part(part.to_string())

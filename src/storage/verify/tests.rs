@@ -5,6 +5,7 @@ mod fixture;
 pub(crate) mod store;
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, chown};
 
 use store::{Closed, Store};
 
@@ -84,6 +85,55 @@ fn a_directory_without_a_store_and_one_of_a_newer_format_are_refused() {
     let error = verify(store.dir()).unwrap_err();
     assert!(matches!(error, VerifyError::NewerFormat(_)), "{error}");
     assert!(error.to_string().contains("has format 2"), "{error}");
+}
+
+#[test]
+fn a_record_of_a_newer_aspen_is_refused_and_is_no_damage() {
+    let store = Store::written(Closed::Cleanly);
+    store.write_newer_vote();
+    let error = verify(store.dir()).unwrap_err();
+    assert!(matches!(error, VerifyError::NewerRecord(_)), "{error}");
+    assert!(
+        error.to_string().contains("cannot be read by this program: it was written by a newer Aspen"),
+        "{error}"
+    );
+    assert!(repair::plan(store.dir()).is_err());
+}
+
+#[test]
+fn what_the_disk_does_not_give_is_told_apart_from_damage() {
+    for file in ["metadata.redb", "raft.redb"] {
+        let store = Store::written(Closed::Cleanly);
+        store.make_unreadable(&store.dir().join(file));
+        let plan = repair::plan(store.dir()).unwrap();
+        assert_eq!(outcome(&plan.report, file), Outcome::Unreadable);
+        let Action::Wait { reason } = &plan.action else { panic!("{file}: {:?}", plan.action) };
+        assert!(
+            reason.contains(file) && reason.contains("cannot be read or written: Is a directory"),
+            "{reason}"
+        );
+        assert!(plan.report.damage.iter().all(|damage| !damage.is_damage()), "{:?}", plan.report.damage);
+    }
+    // What can be made anew is, and belongs to whom the directory belongs.
+    let store = Store::written(Closed::Cleanly);
+    if rustix::process::geteuid().is_root() {
+        chown(store.dir(), Some(4_711), Some(4_712)).unwrap();
+    }
+    let expected = store.content().unwrap();
+    let unreadable = store.dir().join("state.redb");
+    store.make_unreadable(&unreadable);
+    let plan = repair::plan(store.dir()).unwrap();
+    assert_eq!(outcome(&plan.report, "state.redb"), Outcome::Unreadable);
+    plan.carry_out(|_, _| {}).unwrap();
+    let owner = |path: &Path| fs::metadata(path).map(|found| (found.uid(), found.gid())).unwrap();
+    assert_eq!(owner(&unreadable), owner(store.dir()));
+    assert_eq!(store.content().unwrap().state, expected.state);
+
+    let store = Store::written(Closed::Cleanly);
+    let snapshot = store.snapshot();
+    store.make_unreadable(&snapshot);
+    let plan = repair::plan(store.dir()).unwrap();
+    assert_eq!(plan.action, Action::SetSnapshotsAside { files: vec![snapshot] });
 }
 
 #[test]

@@ -353,6 +353,22 @@ impl Store {
         transaction.commit().unwrap();
     }
 
+    /// Writes a vote as a newer Aspen may.
+    pub(crate) fn write_newer_vote(&self) {
+        let database = Database::open(self.dir().join("raft.redb")).unwrap();
+        let transaction = database.begin_write().unwrap();
+        let table: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+        let vote = codec::seal_newer(&Vote::new(3, NodeId(1)));
+        transaction.open_table(table).unwrap().insert("vote", vote.as_slice()).unwrap();
+        transaction.commit().unwrap();
+    }
+
+    /// Puts something in a file's place that can be opened, and gives an error when it is read.
+    pub(crate) fn make_unreadable(&self, path: &Path) {
+        fs::remove_file(path).unwrap();
+        fs::create_dir(path).unwrap();
+    }
+
     /// Has the metadata say that a newer Aspen wrote it.
     pub(crate) fn claim_format(&self, format: u32) {
         let database = Database::open(self.dir().join("metadata.redb")).unwrap();
