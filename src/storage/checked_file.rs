@@ -275,6 +275,8 @@ const _: () = assert!(limits::SCRUB_STEP_MAX_BYTES.is_multiple_of(BLOCK_BYTES));
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use redb::backends::InMemoryBackend;
 
     use super::*;
@@ -283,12 +285,16 @@ mod tests {
 
     /// A disk that both the checked file and the test write to.
     #[derive(Clone, Debug)]
-    struct Disk(Arc<InMemoryBackend>);
+    struct Disk {
+        bytes: Arc<InMemoryBackend>,
+        /// Whether reads fail.
+        fails: Arc<AtomicBool>,
+    }
 
     impl Disk {
         fn new(blocks: u64) -> (Self, CheckedFile, DamageAlarm) {
-            let disk = Self(Arc::new(InMemoryBackend::new()));
-            disk.0.set_len(blocks * BLOCK).unwrap();
+            let disk = Self { bytes: Arc::new(InMemoryBackend::new()), fails: Arc::default() };
+            disk.set_len(blocks * BLOCK).unwrap();
             let alarm = DamageAlarm::default();
             (disk.clone(), CheckedFile::new(disk, None, Path::new("x.redb"), alarm.clone()), alarm)
         }
@@ -296,19 +302,22 @@ mod tests {
 
     impl StorageBackend for Disk {
         fn len(&self) -> io::Result<u64> {
-            self.0.len()
+            self.bytes.len()
         }
         fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-            self.0.read(offset, out)
+            if self.fails.load(Ordering::Relaxed) {
+                return Err(io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error()));
+            }
+            self.bytes.read(offset, out)
         }
         fn set_len(&self, len: u64) -> io::Result<()> {
-            self.0.set_len(len)
+            self.bytes.set_len(len)
         }
         fn sync_data(&self) -> io::Result<()> {
-            self.0.sync_data()
+            self.bytes.sync_data()
         }
         fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-            self.0.write(offset, data)
+            self.bytes.write(offset, data)
         }
     }
 
@@ -339,35 +348,9 @@ mod tests {
 
     #[test]
     fn a_disk_that_gives_nothing_to_the_scrub_fails_and_is_not_called_damaged() {
-        /// Gives errors once it is told to.
-        #[derive(Debug)]
-        struct Failing(Disk, Arc<std::sync::atomic::AtomicBool>);
-        impl StorageBackend for Failing {
-            fn len(&self) -> io::Result<u64> {
-                self.0.len()
-            }
-            fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-                if self.1.load(Ordering::Relaxed) {
-                    return Err(io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error()));
-                }
-                self.0.read(offset, out)
-            }
-            fn set_len(&self, len: u64) -> io::Result<()> {
-                self.0.set_len(len)
-            }
-            fn sync_data(&self) -> io::Result<()> {
-                self.0.sync_data()
-            }
-            fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-                self.0.write(offset, data)
-            }
-        }
-
-        let (disk, _, alarm) = Disk::new(4);
-        let fails = Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let file = CheckedFile::new(Failing(disk, fails.clone()), None, Path::new("x.redb"), alarm.clone());
+        let (disk, file, alarm) = Disk::new(4);
         file.write(3 * BLOCK, &[7; BLOCK_BYTES]).unwrap();
-        fails.store(true, Ordering::Relaxed);
+        disk.fails.store(true, Ordering::Relaxed);
         let failure = file.scrub(0, 16 * BLOCK_BYTES).unwrap_err();
         assert!(!failure.is_damage() && failure.place == Place::Offset(0), "{failure:?}");
         let sentence = "x.redb, offset 0, cannot be read or written: Input/output error (os error 5)";
