@@ -13,7 +13,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::damage::{Damage, Kind};
+use super::damage::Damage;
 use super::disk::{Disk, RealDisk, give_to_owner_of};
 use super::log_redb::LOG_FILE;
 use super::log_redb::survey::LogSurvey;
@@ -136,22 +136,27 @@ fn decide(survey: &Survey) -> (Action, Option<SnapshotFacts>) {
     if report.damage.is_empty() {
         return (Action::Nothing, None);
     }
-    let is_unreadable = |damage: &&Damage| {
-        let is_metadata_or_log = [METADATA_FILE, LOG_FILE].iter().any(|name| damage.file.ends_with(name));
-        is_metadata_or_log && damage.kind == Kind::Failed
-    };
-    if let Some(unreadable) = report.damage.iter().find(is_unreadable) {
-        return (Action::Wait { reason: unreadable.to_string() }, None);
-    }
-    if !survey.metadata_is_whole {
+    let unreadable: Vec<&Path> = (report.checks.iter())
+        .filter(|check| check.outcome == Outcome::Unreadable)
+        .map(|check| check.file.as_path())
+        .collect();
+    let is_lost_for_good = |is_whole: bool, name: &str| !is_whole && !unreadable.contains(&Path::new(name));
+    if is_lost_for_good(survey.metadata_is_whole, METADATA_FILE) {
         return rejoin(
             "the metadata is damaged or missing: nothing says any more whose log and votes these are",
         );
     }
-    if !survey.log_is_whole {
+    if is_lost_for_good(survey.log_is_whole, LOG_FILE) {
         return rejoin(
             "the log is damaged or missing: entries that this node has acknowledged, or votes that it has given, may be lost",
         );
+    }
+    if !(survey.metadata_is_whole && survey.log_is_whole) {
+        let mut findings = report.damage.iter();
+        let first =
+            findings.find(|damage| [METADATA_FILE, LOG_FILE].iter().any(|name| damage.file.ends_with(name)));
+        let reason = first.expect("a file that is not whole has a finding").to_string();
+        return (Action::Wait { reason }, None);
     }
     if survey.state.is_some() {
         return (Action::SetSnapshotsAside { files: damaged_snapshots }, None);

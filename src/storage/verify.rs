@@ -191,9 +191,13 @@ impl Survey {
         self.report.checks.push(Check { file, holds, records, bytes, outcome });
     }
 
-    fn add_damaged(&mut self, path: &Path, holds: &'static str, mut damage: Vec<Damage>) {
+    fn add_faulty(&mut self, path: &Path, holds: &'static str, mut damage: Vec<Damage>) {
         damage.truncate(limits::VERIFY_FINDINGS_MAX_COUNT);
-        let outcome = if damage.iter().all(is_unreadable) { Outcome::Unreadable } else { Outcome::Damaged };
+        let outcome = if damage.iter().all(|damage| damage.kind == Kind::Failed) {
+            Outcome::Unreadable
+        } else {
+            Outcome::Damaged
+        };
         self.report.damage.append(&mut damage);
         self.add(path, holds, 0, outcome);
     }
@@ -229,8 +233,8 @@ impl Survey {
             Ok(Err(newer @ MetadataError::NewerFormat { .. })) => {
                 return Err(VerifyError::NewerFormat(newer));
             }
-            Ok(Err(error)) => self.add_damaged(&path, HOLDS, vec![error.damage_in(&path)]),
-            Err(damage) => self.add_damaged(&path, HOLDS, vec![damage]),
+            Ok(Err(error)) => self.add_faulty(&path, HOLDS, vec![error.damage_in(&path)]),
+            Err(damage) => self.add_faulty(&path, HOLDS, vec![damage]),
         }
         Ok(())
     }
@@ -252,7 +256,7 @@ impl Survey {
                 self.log = Some(log);
                 self.log_is_whole = true;
             }
-            Err(damage) => self.add_damaged(&path, HOLDS, damage),
+            Err(damage) => self.add_faulty(&path, HOLDS, damage),
         }
     }
 
@@ -271,7 +275,7 @@ impl Survey {
                 self.add(&path, HOLDS, state.records, Outcome::Whole);
                 self.state = Some(state);
             }
-            Err(damage) => self.add_damaged(&path, HOLDS, damage),
+            Err(damage) => self.add_faulty(&path, HOLDS, damage),
         }
     }
 
@@ -285,7 +289,7 @@ impl Survey {
                     self.add(&path, HOLDS, facts.records, Outcome::Whole);
                     self.snapshots.push(facts);
                 }
-                Err(damage) => self.add_damaged(&path, HOLDS, vec![damage]),
+                Err(damage) => self.add_faulty(&path, HOLDS, vec![damage]),
             }
         }
         let there = |names: [PathBuf; 2]| names.into_iter().filter(|path| path.exists());
@@ -340,11 +344,6 @@ impl Survey {
             }
         }
     }
-}
-
-/// Whether the operating system does not give a file, as against what is in it.
-fn is_unreadable(damage: &Damage) -> bool {
-    damage.kind == Kind::Failed
 }
 
 fn show(id: Option<crate::raft::types::LogId>) -> String {

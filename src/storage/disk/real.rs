@@ -19,7 +19,11 @@ pub fn give_to_owner_of(dir: &Path, file: &Path) -> io::Result<()> {
     let (dir, has) = (fs::metadata(dir)?, fs::metadata(file)?);
     match (dir.uid(), dir.gid()) == (has.uid(), has.gid()) {
         true => Ok(()),
-        false => chown(file, Some(dir.uid()), Some(dir.gid())),
+        false => {
+            chown(file, Some(dir.uid()), Some(dir.gid()))?;
+            // Or a power cut gives it back.
+            File::open(file)?.sync_all()
+        }
     }
 }
 

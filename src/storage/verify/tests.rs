@@ -114,6 +114,13 @@ fn what_the_disk_does_not_give_is_told_apart_from_damage() {
         );
         assert!(plan.report.damage.iter().all(|damage| !damage.is_damage()), "{:?}", plan.report.damage);
     }
+    // What is damaged besides is not called whole.
+    let store = Store::written(Closed::Cleanly);
+    store.make_unreadable(&store.dir().join("raft.redb"));
+    store.flip_in_a_record("metadata.redb");
+    let plan = repair::plan(store.dir()).unwrap();
+    assert!(matches!(&plan.action, Action::Rejoin { reason } if reason.contains("the metadata is damaged")));
+
     // What can be made anew is, and belongs to whom the directory belongs.
     let store = Store::written(Closed::Cleanly);
     if rustix::process::geteuid().is_root() {
